@@ -1,0 +1,83 @@
+"""The sharding problem: tables, cluster, and how the model is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+
+from shardwright.domain.errors import Checks
+from shardwright.domain.table import EmbeddingTable
+from shardwright.domain.topology import Cluster
+
+MAX_GLOBAL_BATCH_SIZE = 2**31
+MAX_TABLES = 100_000
+
+
+class Optimizer(Enum):
+    """Optimizer fused into the backward pass; the value is its name in proto JSON."""
+
+    SGD = "sgd"
+    ROWWISE_ADAGRAD = "rowwise_adagrad"
+    ADAGRAD = "adagrad"
+    ADAM = "adam"
+
+    @property
+    def state_bytes_per_row(self) -> int:
+        """State of one row of a shard, whatever its width."""
+        return 4 if self is Optimizer.ROWWISE_ADAGRAD else 0
+
+    @property
+    def state_bytes_per_element(self) -> int:
+        """State of one weight."""
+        return {Optimizer.ADAGRAD: 4, Optimizer.ADAM: 8}.get(self, 0)
+
+
+@dataclass(frozen=True)
+class ShardingProblem:
+    """What has to be sharded, where, and for which training job.
+
+    Attributes:
+        tables: The tables; at least one, names unique.
+        cluster: The devices.
+        global_batch_size: Samples per iteration over all devices.
+        optimizer: Decides the state kept beside the weights.
+
+    Raises:
+        InvalidValueError: With every broken invariant.
+    """
+
+    tables: tuple[EmbeddingTable, ...]
+    cluster: Cluster
+    global_batch_size: int
+    optimizer: Optimizer
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tables", tuple(self.tables))
+        check_problem_fields(self.tables, self.global_batch_size).raise_if_any()
+
+    def shard_bytes(self, table: EmbeddingTable, num_rows: int, num_columns: int) -> int:
+        """Device memory of a `num_rows` x `num_columns` shard: weights and optimizer state."""
+        element_bytes = table.weight_dtype.num_bytes + self.optimizer.state_bytes_per_element
+        return num_rows * (num_columns * element_bytes + self.optimizer.state_bytes_per_row)
+
+    @property
+    def total_bytes(self) -> int:
+        """Device memory of all tables, unsharded."""
+        return sum(self.shard_bytes(t, t.num_embeddings, t.embedding_dim) for t in self.tables)
+
+
+def check_problem_fields(tables: tuple[EmbeddingTable, ...], global_batch_size: int) -> Checks:
+    """The invariants that hold between a problem's fields, for callers that collect more."""
+    checks = Checks()
+    checks.require(
+        0 < len(tables) <= MAX_TABLES,
+        "tables",
+        f"must name 1 to {MAX_TABLES} tables, got {len(tables)}",
+    )
+    for name, count in Counter(table.name for table in tables).items():
+        checks.require(
+            count == 1, "tables", f"names must be unique, got {name!r:.80} {count} times"
+        )
+    checks.require_int(global_batch_size, "global_batch_size", 1, MAX_GLOBAL_BATCH_SIZE)
+    return checks
