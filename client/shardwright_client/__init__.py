@@ -1,1 +1,3 @@
+"""The Shardwright client library."""
+
 __version__ = "0.1.0"

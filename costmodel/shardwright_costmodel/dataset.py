@@ -1,0 +1,208 @@
+"""Datasets of measured costs: Parquet parts under `<root>/compute/` and `<root>/comm/`.
+
+The columns are documented in `costmodel/README.md`, so that anyone can bring their own numbers.
+A part is written under a temporary name and renamed: readers see whole parts or none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shardwright_costmodel.errors import DatasetError
+
+FORMAT_VERSION = "1"
+_METADATA_KEY = b"shardwright"
+
+TABLE_STRUCT = pa.struct(
+    [
+        pa.field("num_embeddings", pa.int64(), nullable=False),
+        pa.field("embedding_dim", pa.int32(), nullable=False),
+        pa.field("pooling_factor", pa.float64(), nullable=False),
+        pa.field("reuse_histogram", pa.list_(pa.float32()), nullable=False),
+        pa.field("weight_dtype", pa.string(), nullable=False),
+    ]
+)
+
+_TIMES = ("forward_ms", "backward_ms")
+
+COMPUTE_SCHEMA = pa.schema(
+    [
+        pa.field("global_batch_size", pa.int64(), nullable=False),
+        pa.field("optimizer", pa.string(), nullable=False),
+        pa.field("tables", pa.list_(TABLE_STRUCT), nullable=False),
+        *(
+            pa.field(f"{time}{suffix}", pa.float64(), nullable=False)
+            for time in _TIMES
+            for suffix in ("", "_p10", "_p90")
+        ),
+        pa.field("repetitions", pa.int32(), nullable=False),
+    ]
+)
+"""One fused operator on one device: its tables (or shards) and median, p10 and p90 times."""
+
+COMM_SCHEMA = pa.schema(
+    [
+        pa.field("world_size", pa.int32(), nullable=False),
+        pa.field("devices_per_host", pa.int32(), nullable=False),
+        pa.field("global_batch_size", pa.int64(), nullable=False),
+        pa.field("dims", pa.list_(pa.int32()), nullable=False),
+        pa.field("start_skew_ms", pa.list_(pa.float64()), nullable=False),
+        pa.field("forward_ms", pa.list_(pa.float64()), nullable=False),
+        pa.field("backward_ms", pa.list_(pa.float64()), nullable=False),
+        pa.field("repetitions", pa.int32(), nullable=False),
+    ]
+)
+"""One all-to-all: lists have one entry per device. `forward_ms` runs from a device's own start to
+the end of its all-to-all, so it contains the waiting for later starters; `backward_ms` has none."""
+
+
+class Kind(Enum):
+    """What a part holds; the value is its folder."""
+
+    COMPUTE = "compute"
+    COMM = "comm"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of a part of this kind."""
+        return COMPUTE_SCHEMA if self is Kind.COMPUTE else COMM_SCHEMA
+
+
+@dataclass(frozen=True)
+class PartMetadata:
+    """What stands in every part beside its rows.
+
+    Attributes:
+        hardware: Hardware profile the numbers belong to.
+        source: `measured` or `modelled`.
+        fingerprint: What measured: device name and count, host, driver, ... as text.
+        software: Package name to version.
+        sampling: How the rows were drawn: seed, first index, ... as text.
+    """
+
+    hardware: str
+    source: str
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    software: dict[str, str] = field(default_factory=dict)
+    sampling: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One Parquet part, read and checked.
+
+    Attributes:
+        url: Where it came from.
+        metadata: Its provenance.
+        table: Its rows, of `Kind.schema`.
+    """
+
+    url: str
+    metadata: PartMetadata
+    table: pa.Table
+
+
+def write_part(
+    root_url: str, kind: Kind, name: str, rows: Sequence[dict[str, Any]], metadata: PartMetadata
+) -> str:
+    """Writes `<root>/<kind>/<name>.parquet` atomically and returns its URL.
+
+    Args:
+        root_url: Dataset root, any fsspec URL or a directory.
+        kind: What the rows are.
+        name: Name of the part; an existing part of that name is replaced.
+        rows: One mapping per row, of `kind.schema`.
+        metadata: Provenance.
+
+    Raises:
+        DatasetError: When a row does not follow the schema.
+    """
+    payload = {"format_version": FORMAT_VERSION, **metadata.__dict__}
+    schema = kind.schema.with_metadata({_METADATA_KEY: json.dumps(payload, sort_keys=True)})
+    try:
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise DatasetError(f"rows do not follow the {kind.value} schema: {error}") from error
+    filesystem, root = fsspec.core.url_to_fs(root_url)
+    folder = f"{root}/{kind.value}"
+    filesystem.makedirs(folder, exist_ok=True)
+    target = f"{folder}/{name}.parquet"
+    temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}.tmp"
+    try:
+        with filesystem.open(temporary, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+        filesystem.mv(temporary, target)
+    except BaseException:
+        if filesystem.exists(temporary):
+            filesystem.rm(temporary)
+        raise
+    return str(filesystem.unstrip_protocol(target))
+
+
+def list_parts(root_url: str, kind: Kind) -> list[str]:
+    """URLs of the parts of a kind, sorted by name; empty when there are none."""
+    filesystem, root = fsspec.core.url_to_fs(root_url)
+    paths = sorted(filesystem.glob(f"{root}/{kind.value}/*.parquet"))
+    return [str(filesystem.unstrip_protocol(path)) for path in paths]
+
+
+def read_part(url: str, kind: Kind) -> Part:
+    """Reads one part.
+
+    Raises:
+        DatasetError: Naming the part and what is wrong with it.
+    """
+    try:
+        with fsspec.open(url, "rb") as file:
+            table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
+    metadata = _read_metadata(url, table.schema.metadata or {})
+    missing = [name for name in kind.schema.names if name not in table.schema.names]
+    extra = [name for name in table.schema.names if name not in kind.schema.names]
+    if missing or extra:
+        raise DatasetError(
+            f"{url}: columns must be those of the {kind.value} schema (costmodel/README.md); "
+            f"missing: {missing or 'none'}, unknown: {extra or 'none'}"
+        )
+    try:
+        table = table.select(kind.schema.names).cast(kind.schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise DatasetError(f"{url}: a column has the wrong type: {error}") from error
+    return Part(url, metadata, table)
+
+
+def read_dataset(root_url: str, kind: Kind) -> Iterator[Part]:
+    """Reads the parts of a kind one after another.
+
+    Raises:
+        DatasetError: On the first bad part.
+    """
+    for url in list_parts(root_url, kind):
+        yield read_part(url, kind)
+
+
+def _read_metadata(url: str, raw: dict[bytes, bytes]) -> PartMetadata:
+    try:
+        payload = json.loads(raw[_METADATA_KEY])
+        version = payload.pop("format_version")
+        metadata = PartMetadata(**payload)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{url}: has no readable 'shardwright' metadata (costmodel/README.md): {error!r}"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"{url}: is of format version {version!r}; this software reads {FORMAT_VERSION!r}"
+        )
+    return metadata
