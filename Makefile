@@ -2,6 +2,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 CODEGEN ?= .venv-codegen
 BIN     := $(VENV)/bin
+OVERLAY ?= dev
 DISTS   := proto client costmodel server benchmark_worker
 
 # Versions that work together on a machine without a GPU. torchrec asks for the CUDA build of
@@ -60,6 +61,21 @@ test: install    ## set up .venv and run every test that needs no GPU
 	$(BIN)/pytest -m 'not gpu'
 
 check: lint types imports proto-check test  ## everything CI runs but the demo
+
+demo: .venv-demo/.stamp  ## plan MLPerf DLRM-DCNv2 on 8 H100 with the shipped cost model
+	client/examples/demo.sh .venv-demo/bin build/demo
+
+.venv-demo/.stamp: $(DISTS:%=%/pyproject.toml)
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/pip install -q --upgrade 'pip>=25.1'
+	.venv-demo/bin/pip install -q -e ./proto -e './client[cli]' -e './costmodel[cpu]' -e './server[cpu]'
+	@touch $@
+
+deploy:          ## apply deploy/kubernetes/overlays/$(OVERLAY) to the current kubectl context
+	deploy/deploy.sh $(OVERLAY)
+
+manifests: install  ## render both overlays and validate them against Kubernetes 1.34
+	$(BIN)/pytest tests/deploy
 
 wheels:          ## one wheel per deployable, into dist/
 	$(PYTHON) -m pip wheel -q --no-deps -w dist $(DISTS:%=./%)
