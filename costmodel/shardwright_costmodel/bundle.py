@@ -1,0 +1,266 @@
+"""Bundles: one directory with a manifest and the four ONNX graphs of one hardware profile.
+
+    <bundle>/manifest.json  compute_encoder.onnx  compute_head.onnx
+             forward_comm.onnx  backward_comm.onnx
+
+A bundle is written whole or not at all, and every file is checked against the manifest when read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from shardwright.domain import CostModelSource
+from shardwright_costmodel.errors import BundleError
+from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
+
+FORMAT_VERSION = "1"
+MANIFEST_NAME = "manifest.json"
+
+COMPUTE_ENCODER = "compute_encoder.onnx"
+COMPUTE_HEAD = "compute_head.onnx"
+FORWARD_COMM = "forward_comm.onnx"
+BACKWARD_COMM = "backward_comm.onnx"
+GRAPH_NAMES: tuple[str, ...] = (COMPUTE_ENCODER, COMPUTE_HEAD, FORWARD_COMM, BACKWARD_COMM)
+
+GRAPH_PORTS: Mapping[str, tuple[str, str]] = {
+    COMPUTE_ENCODER: ("shard_features", "encodings"),
+    COMPUTE_HEAD: ("encodings", "compute_ms"),
+    FORWARD_COMM: ("comm_features", "forward_comm_ms"),
+    BACKWARD_COMM: ("comm_features", "backward_comm_ms"),
+}
+"""Names of each graph's one input and one output, both `[rows, width] float32`."""
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}"
+"""Names of profiles, versions and files: no separator, no leading dot, so never another path."""
+
+PathName = Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")]
+
+
+class Accuracy(BaseModel):
+    """Held-out accuracy of one predicted quantity.
+
+    Attributes:
+        quantity: `compute_forward`, `compute_backward`, `compute`, `forward_comm` or
+            `backward_comm`.
+        mape_percent: Mean absolute percentage error.
+        kendall_tau: Rank correlation, tau-b.
+        num_measurements: Held-out values behind the two.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    quantity: str
+    mape_percent: float
+    kendall_tau: float
+    num_measurements: int
+
+
+class Manifest(BaseModel):
+    """What a bundle is and where it comes from.
+
+    Attributes:
+        format_version: Of this layout.
+        name: Of the cost model.
+        version: Unique among the bundles of a hardware profile.
+        hardware: Hardware profile whose costs are predicted.
+        source: Whether its measurements were measured or modelled.
+        created_at: Moment of training, with time zone.
+        shard_columns: Input columns of the compute encoder, in order.
+        comm_columns: Input columns of the communication models, in order.
+        encoding_size: Channels of a shard's encoding.
+        num_compute_measurements: Rows behind the compute model.
+        num_comm_measurements: Rows (collectives) behind the communication models.
+        accuracy: On measurements held out of training.
+        training_range: `shard.<column>` and `comm.<column>` to the least and largest value seen.
+        training: Seed, epochs and whatever else is needed to train the same again, as text.
+        software: Package to version.
+        files: File name to sha256 in hex.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format_version: str = FORMAT_VERSION
+    name: PathName
+    version: PathName
+    hardware: PathName
+    source: CostModelSource
+    created_at: AwareDatetime
+    shard_columns: tuple[str, ...] = SHARD_COLUMNS
+    comm_columns: tuple[str, ...] = COMM_COLUMNS
+    encoding_size: int = Field(gt=0, le=4096)
+    num_compute_measurements: int = Field(ge=0)
+    num_comm_measurements: int = Field(ge=0)
+    accuracy: tuple[Accuracy, ...] = ()
+    training_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    training: dict[str, str] = Field(default_factory=dict)
+    software: dict[str, str] = Field(default_factory=dict)
+    files: dict[PathName, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files were checked against its manifest.
+
+    Attributes:
+        manifest: What it is.
+        graphs: The graphs by file name, one for each of `GRAPH_NAMES`.
+        url: Where it was read from, for messages; empty when it was never stored.
+    """
+
+    manifest: Manifest
+    graphs: Mapping[str, bytes]
+    url: str = ""
+
+    def describe(self, graph_name: str) -> str:
+        """A graph's place, for messages."""
+        return f"{self.url or self.manifest.name}/{graph_name}"
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 in hex, as it stands in a manifest's `files`."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_manifest(url: str) -> Manifest:
+    """Reads the manifest of the bundle at `url` without its graphs.
+
+    Raises:
+        BundleError: When it is missing, unreadable, or of a format this version does not read.
+    """
+    place = f"{url}/{MANIFEST_NAME}"
+    with translated(place):
+        filesystem, root = fsspec.core.url_to_fs(url)
+        content = filesystem.cat_file(f"{root}/{MANIFEST_NAME}")
+    try:
+        payload = json.loads(content)
+    except ValueError as error:
+        raise BundleError(f"{place}: is not JSON: {error}") from error
+    return _parse_manifest(payload, place)
+
+
+def _parse_manifest(payload: Any, place: str) -> Manifest:
+    if not isinstance(payload, dict):
+        raise BundleError(f"{place}: must be a JSON object, got {type(payload).__name__}")
+    found = payload.get("format_version")
+    if found != FORMAT_VERSION:
+        raise BundleError(
+            f"{place}: is of format version {found!r}; this software reads {FORMAT_VERSION!r}"
+        )
+    try:
+        manifest = Manifest.model_validate(payload)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise BundleError(f"{place}: {faults}") from error
+    _check_columns(manifest, place)
+    missing = [name for name in GRAPH_NAMES if name not in manifest.files]
+    if missing:
+        raise BundleError(f"{place}: files: has no entry for {', '.join(missing)}")
+    return manifest
+
+
+def _check_columns(manifest: Manifest, place: str) -> None:
+    for kind, found, known in (
+        ("shard_columns", manifest.shard_columns, SHARD_COLUMNS),
+        ("comm_columns", manifest.comm_columns, COMM_COLUMNS),
+    ):
+        if found != known:
+            raise BundleError(
+                f"{place}: {kind} are {list(found)}, but this software computes {list(known)}; "
+                "use a bundle that was trained with this version"
+            )
+
+
+def read_bundle(url: str) -> Bundle:
+    """Reads the bundle at `url`, an fsspec URL or a directory, and checks every file.
+
+    Raises:
+        BundleError: Naming the file and its fault.
+    """
+    manifest = read_manifest(url)
+    contents = {}
+    for name, expected in manifest.files.items():
+        place = f"{url}/{name}"
+        with translated(place):
+            filesystem, root = fsspec.core.url_to_fs(url)
+            contents[name] = filesystem.cat_file(f"{root}/{name}")
+        found = sha256(contents[name])
+        if found != expected:
+            raise BundleError(
+                f"{place}: is damaged: its sha256 is {found}, the manifest says {expected}"
+            )
+    return Bundle(manifest, {name: contents[name] for name in GRAPH_NAMES}, url)
+
+
+def write_bundle(url: str, bundle: Bundle) -> None:
+    """Writes a bundle to `url` so that readers see all of it or nothing.
+
+    On a local disk the files are written to a hidden sibling directory that is then renamed. Object
+    stores have no rename: there the manifest, without which a bundle does not exist, comes last.
+
+    Raises:
+        BundleError: When `url` already holds a bundle, or writing fails; then nothing is left.
+    """
+    with translated(url):
+        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem.invalidate_cache()
+        if filesystem.exists(f"{root}/{MANIFEST_NAME}"):
+            raise BundleError(
+                f"{url}: already holds a bundle and is never overwritten; choose another version"
+            )
+        local = isinstance(filesystem, LocalFileSystem)
+        parent, _, name = root.rpartition("/")
+        folder = f"{parent}/.{name}.{uuid.uuid4().hex}.tmp" if local else root
+        try:
+            filesystem.makedirs(folder, exist_ok=not local)
+            for file_name, content in _files_of(bundle):
+                filesystem.pipe_file(f"{folder}/{file_name}", content)
+            if local:
+                # a plain rename, not fsspec's mv: it fails where a bundle has appeared meanwhile
+                _rename_directory(folder, root, url)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                filesystem.rm(folder, recursive=True)
+            raise
+
+
+def _files_of(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
+    for name in GRAPH_NAMES:
+        yield name, bundle.graphs[name]
+    yield MANIFEST_NAME, bundle.manifest.model_dump_json(indent=1).encode() + b"\n"
+
+
+def _rename_directory(source: str, target: str, url: str) -> None:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        raise BundleError(f"{url}: cannot be put in place: {error}") from error
+
+
+@contextlib.contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Translates the errors of file systems and their drivers."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BundleError(f"{place}: does not exist") from error
+    except ImportError as error:
+        raise BundleError(
+            f"{place}: the driver of this kind of URL is not installed ({error}); "
+            "for s3:// install 'shardwright-costmodel[s3]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{place}: {error}") from error

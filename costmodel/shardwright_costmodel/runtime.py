@@ -1,0 +1,215 @@
+"""A bundle's graphs, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from shardwright.domain import CostModelAccuracy, CostModelDescription, CostModelId
+from shardwright_costmodel.bundle import (
+    BACKWARD_COMM,
+    COMPUTE_ENCODER,
+    COMPUTE_HEAD,
+    FORWARD_COMM,
+    GRAPH_PORTS,
+    Bundle,
+)
+from shardwright_costmodel.errors import BundleError
+from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS, FloatArray
+
+ROW_MULTIPLE = 16
+"""Batches are padded to a multiple of this, so that every row goes through the same vector code:
+the remainder loops of kernels round differently. A row's result then depends on nothing but the
+row, bit for bit, which searches in lockstep rely on."""
+
+MAX_ROWS = 65_536
+"""Larger batches are run in chunks of this many rows, to bound memory."""
+
+
+class OnnxCostModel:
+    """The cost models of one bundle.
+
+    Thread-safe. The result of a row does not depend on the other rows of a batch nor on how many
+    there are. Encodings add: the encoding of a device is the sum of those of its shards.
+
+    Args:
+        bundle: A bundle read by `read_bundle` or `Registry.load`.
+
+    Raises:
+        BundleError: When ONNX Runtime cannot load a graph, or it has other inputs or outputs.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._manifest = bundle.manifest
+        self.encoding_size = bundle.manifest.encoding_size
+        shard_width, comm_width = len(SHARD_COLUMNS), len(COMM_COLUMNS)
+        size = self.encoding_size
+        self._encoder = _Graph(bundle, COMPUTE_ENCODER, shard_width, size)
+        self._head = _Graph(bundle, COMPUTE_HEAD, size, 2)
+        self._forward_comm = _Graph(bundle, FORWARD_COMM, comm_width, 1)
+        self._backward_comm = _Graph(bundle, BACKWARD_COMM, comm_width, 1)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> OnnxCostModel:
+        """The cost model of a bundle."""
+        return cls(bundle)
+
+    @property
+    def id(self) -> CostModelId:
+        """Identity, as it stands in answers."""
+        m = self._manifest
+        return CostModelId(name=m.name, version=m.version, hardware=m.hardware, source=m.source)
+
+    def description(self, is_default: bool) -> CostModelDescription:
+        """Identity and provenance."""
+        m = self._manifest
+        return CostModelDescription(
+            cost_model=self.id,
+            create_time=m.created_at,
+            num_compute_measurements=m.num_compute_measurements,
+            num_comm_measurements=m.num_comm_measurements,
+            accuracy=tuple(CostModelAccuracy(**a.model_dump()) for a in m.accuracy),
+            software=dict(m.software),
+            is_default=is_default,
+        )
+
+    def encode(self, shard_features: FloatArray) -> FloatArray:
+        """Encodes shards.
+
+        Args:
+            shard_features: `[n, len(SHARD_COLUMNS)] float32`.
+
+        Returns:
+            `[n, encoding_size] float32`, non-negative.
+        """
+        return self._encoder.run(shard_features)
+
+    def compute_ms(self, encodings: FloatArray) -> FloatArray:
+        """Predicts the fused operator of devices.
+
+        Args:
+            encodings: `[m, encoding_size] float32`, summed over each device's shards.
+
+        Returns:
+            `[m, 2] float32`: forward, and backward with the optimizer. Exactly 0 for zeros.
+        """
+        return self._head.run(encodings)
+
+    def forward_comm_ms(self, comm_features: FloatArray) -> FloatArray:
+        """Predicts the transfer of the forward all-to-all, without waiting for late starters.
+
+        Args:
+            comm_features: `[m, len(COMM_COLUMNS)] float32`.
+
+        Returns:
+            `[m] float32`. Exactly 0 where the world size is 1.
+        """
+        return self._forward_comm.run(comm_features)[:, 0]
+
+    def backward_comm_ms(self, comm_features: FloatArray) -> FloatArray:
+        """Predicts the transfer of the backward all-to-all; as `forward_comm_ms`."""
+        return self._backward_comm.run(comm_features)[:, 0]
+
+    def range_warnings(
+        self, shard_features: FloatArray, comm_features: FloatArray
+    ) -> tuple[str, ...]:
+        """Says, for people, which features lie outside the range of the training data.
+
+        Args:
+            shard_features: `[n, len(SHARD_COLUMNS)] float32`.
+            comm_features: `[m, len(COMM_COLUMNS)] float32`.
+        """
+        return (
+            *self._out_of_range("shard", SHARD_COLUMNS, shard_features),
+            *self._out_of_range("comm", COMM_COLUMNS, comm_features),
+        )
+
+    def _out_of_range(self, kind: str, columns: Sequence[str], features: FloatArray) -> list[str]:
+        subject = {"shard": "shards", "comm": "devices"}[kind]
+        warnings = []
+        for i, column in enumerate(columns):
+            bounds = self._manifest.training_range.get(f"{kind}.{column}")
+            if bounds is None or not len(features):
+                continue
+            low, high = bounds
+            values = features[:, i]
+            # the bounds went through float32 too: allow its rounding
+            slack = 1e-6 * np.maximum(abs(low), abs(high))
+            outside = values[(values < low - slack) | (values > high + slack)]
+            if len(outside):
+                warnings.append(
+                    f"{column} of {len(outside)} of {len(features)} {subject} lies outside the "
+                    f"training range {low:g} to {high:g} of cost model {self._manifest.version} "
+                    f"({outside.min():g} to {outside.max():g}); predictions extrapolate"
+                )
+        return warnings
+
+
+class _Graph:
+    """One graph: a batch of rows in, a batch of rows out."""
+
+    def __init__(self, bundle: Bundle, name: str, in_width: int, out_width: int) -> None:
+        place = bundle.describe(name)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                bundle.graphs[name], options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's errors share no other base
+            raise BundleError(f"{place}: ONNX Runtime cannot load it: {error}") from error
+        self._input, self._output = GRAPH_PORTS[name]
+        _check_port(place, "input", self._session.get_inputs(), self._input, in_width)
+        _check_port(place, "output", self._session.get_outputs(), self._output, out_width)
+        self._widths = in_width, out_width
+
+    def run(self, rows: FloatArray) -> FloatArray:
+        """Runs rows `[n, in_width]` and returns `[n, out_width]`, both float32."""
+        in_width, out_width = self._widths
+        if rows.ndim != 2 or rows.shape[1] != in_width:
+            raise ValueError(f"expected rows of {in_width} columns, got shape {rows.shape}")
+        if len(rows) <= MAX_ROWS:
+            return self._run_padded(rows)
+        results = np.empty((len(rows), out_width), dtype=np.float32)
+        for start in range(0, len(rows), MAX_ROWS):
+            chunk = slice(start, start + MAX_ROWS)
+            results[chunk] = self._run_padded(rows[chunk])
+        return results
+
+    def _run_padded(self, rows: FloatArray) -> FloatArray:
+        in_width, out_width = self._widths
+        count = len(rows)
+        if count == 0:
+            return np.empty((0, out_width), dtype=np.float32)
+        if count % ROW_MULTIPLE:
+            padded = np.zeros((-(-count // ROW_MULTIPLE) * ROW_MULTIPLE, in_width), np.float32)
+            padded[:count] = rows
+        else:
+            padded = np.ascontiguousarray(rows, dtype=np.float32)
+        (result,) = self._session.run([self._output], {self._input: padded})
+        found: FloatArray = result[:count]
+        return found
+
+
+def _check_port(place: str, kind: str, ports: Sequence[Any], name: str, width: int) -> None:
+    """Requires one input or output `name` of `[rows, width] float32`, rows dynamic."""
+    fits = len(ports) == 1 and (
+        ports[0].name == name
+        and ports[0].type == "tensor(float)"
+        and len(ports[0].shape) == 2
+        and not isinstance(ports[0].shape[0], int)
+        and ports[0].shape[1] == width
+    )
+    if not fits:
+        described = ", ".join(f"{p.name}: {p.type}{p.shape}" for p in ports) or "none"
+        raise BundleError(
+            f"{place}: must have one {kind}, {name}: tensor(float)['rows', {width}]; "
+            f"it has {described}"
+        )
