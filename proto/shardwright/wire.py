@@ -302,9 +302,9 @@ def _read_problem(
         for i, t in enumerate(message.tables)
     ]
     tables = tuple(table for table in built if table is not None)
-    if tables or not message.tables:
-        shared = check_problem_fields(tables, message.global_batch_size)
-        reader.checks.violations.extend(shared.violations)
+    names = [table.name for table in message.tables]
+    shared = check_problem_fields(names, message.global_batch_size)
+    reader.checks.violations.extend(shared.violations)
     cluster = reader.build("cluster", lambda: cluster_from_proto(message.cluster))
     optimizer = reader.build("", lambda: _OPTIMIZERS.decode(message.optimizer, "optimizer"))
     if reader.checks.violations:

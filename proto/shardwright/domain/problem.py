@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -54,7 +55,8 @@ class ShardingProblem:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tables", tuple(self.tables))
-        check_problem_fields(self.tables, self.global_batch_size).raise_if_any()
+        names = [table.name for table in self.tables]
+        check_problem_fields(names, self.global_batch_size).raise_if_any()
 
     def shard_bytes(self, table: EmbeddingTable, num_rows: int, num_columns: int) -> int:
         """Device memory of a `num_rows` x `num_columns` shard: weights and optimizer state."""
@@ -67,15 +69,19 @@ class ShardingProblem:
         return sum(self.shard_bytes(t, t.num_embeddings, t.embedding_dim) for t in self.tables)
 
 
-def check_problem_fields(tables: tuple[EmbeddingTable, ...], global_batch_size: int) -> Checks:
-    """The invariants that hold between a problem's fields, for callers that collect more."""
+def check_problem_fields(table_names: Sequence[str], global_batch_size: int) -> Checks:
+    """The invariants that hold between a problem's fields, for callers that collect more.
+
+    Takes names, not tables: a table that is itself invalid still counts and still clashes.
+    """
     checks = Checks()
     checks.require(
-        0 < len(tables) <= MAX_TABLES,
+        0 < len(table_names) <= MAX_TABLES,
         "tables",
-        f"must name 1 to {MAX_TABLES} tables, got {len(tables)}",
+        f"must name 1 to {MAX_TABLES} tables, got {len(table_names)}",
     )
-    for name, count in Counter(table.name for table in tables).items():
+    # an empty name is the table's own violation
+    for name, count in Counter(name for name in table_names if name).items():
         checks.require(
             count == 1, "tables", f"names must be unique, got {name!r:.80} {count} times"
         )
