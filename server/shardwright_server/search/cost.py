@@ -1,0 +1,144 @@
+"""What plans cost, many at a time.
+
+compute_d          forward + backward + optimizer of the fused operator of device d
+wait_d             max_e(compute_e + backward_comm_e) - (compute_d + backward_comm_d): the forward
+                   all-to-all begins for good when the last device arrives
+total_d            compute_d + backward_comm_d + forward_comm_d
+cost of the plan   max_d(total_d + wait_d)
+
+In NeuroShard (MLSys 2023, section 3.2) one network predicts wait and forward transfer together;
+here the wait is computed and the transfer predicted, so that no skew lies outside the training
+range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from shardwright.domain import ShardingPlan, ShardingProblem
+from shardwright_costmodel.features import FloatArray, comm_features
+from shardwright_server.search.cost_model import CostModel
+from shardwright_server.search.pieces import Float64Array, IntArray, Piece, PieceCatalog
+
+
+@dataclass(frozen=True)
+class PlanCosts:
+    """Costs of `p` plans on `w` devices.
+
+    Attributes:
+        compute_ms: `[p, w] float64`.
+        forward_comm_ms: `[p, w] float64`, transfer only.
+        backward_comm_ms: `[p, w] float64`.
+    """
+
+    compute_ms: Float64Array
+    forward_comm_ms: Float64Array
+    backward_comm_ms: Float64Array
+
+    @cached_property
+    def wait_ms(self) -> Float64Array:
+        """`[p, w]`, waiting for the slowest device before the forward all-to-all."""
+        arrival_ms = self.compute_ms + self.backward_comm_ms
+        return np.asarray(arrival_ms.max(axis=1, keepdims=True) - arrival_ms)
+
+    @cached_property
+    def total_ms(self) -> Float64Array:
+        """`[p, w]`, work without waiting."""
+        return self.compute_ms + self.backward_comm_ms + self.forward_comm_ms
+
+    @cached_property
+    def cost_ms(self) -> Float64Array:
+        """`[p]`, ms per iteration of the slowest device."""
+        return np.asarray((self.total_ms + self.wait_ms).max(axis=1))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One plan, in the catalog's terms; the order of the pieces fixes the order of summation.
+
+    Attributes:
+        piece_ids: `[s] int64`.
+        devices: `[s] int64`, the device of each piece.
+    """
+
+    piece_ids: IntArray
+    devices: IntArray
+
+
+class PlanEvaluator:
+    """Predicts what plans of one problem cost.
+
+    Attributes:
+        problem: The problem.
+        catalog: Its pieces.
+        plans_evaluated: Complete plans whose cost was predicted so far.
+    """
+
+    def __init__(self, problem: ShardingProblem, cost_model: CostModel) -> None:
+        self.problem = problem
+        self.catalog = PieceCatalog(problem, cost_model)
+        self.plans_evaluated = 0
+        self._cost_model = cost_model
+
+    def compute_ms(self, encodings: FloatArray) -> Float64Array:
+        """Forward + backward of devices, `[m, e] float32` -> `[m] float64`."""
+        forward_and_backward = self._cost_model.compute_ms(encodings)
+        return np.asarray(forward_and_backward.astype(np.float64).sum(axis=1))
+
+    def costs(self, compute_ms: Float64Array, device_dims: npt.NDArray[np.int64]) -> PlanCosts:
+        """Costs of plans whose computation is known, in one batch.
+
+        Args:
+            compute_ms: `[p, w] float64`.
+            device_dims: `[p, w] int64`, the sum of dims on each device.
+        """
+        self.plans_evaluated += len(compute_ms)
+        features = self.comm_features(device_dims)
+        forward = self._cost_model.forward_comm_ms(features).astype(np.float64)
+        backward = self._cost_model.backward_comm_ms(features).astype(np.float64)
+        shape = compute_ms.shape
+        return PlanCosts(compute_ms, forward.reshape(shape), backward.reshape(shape))
+
+    def comm_features(self, device_dims: npt.NDArray[np.int64]) -> FloatArray:
+        """Raw features of all-to-alls, `[p, w] int64` -> `[p * w, len(COMM_COLUMNS)] float32`."""
+        features = comm_features(
+            device_dims, self.problem.cluster.devices_per_host, self.problem.global_batch_size
+        )
+        return features.reshape(-1, features.shape[2])
+
+    def layout_costs(self, layouts: Sequence[Layout]) -> PlanCosts:
+        """Costs of whole plans, in one batch. A plan's costs do not depend on the others."""
+        shape = len(layouts), self.problem.cluster.num_devices
+        encodings = np.zeros((*shape, self.catalog.encodings.shape[1]), dtype=np.float32)
+        for plan, layout in enumerate(layouts):
+            pieces = self.catalog.encodings[layout.piece_ids]
+            np.add.at(encodings[plan], layout.devices, pieces)
+        compute_ms = self.compute_ms(encodings.reshape(-1, encodings.shape[2]))
+        dims = np.array([self.device_dims(layout) for layout in layouts])
+        return self.costs(compute_ms.reshape(shape), dims)
+
+    def device_dims(self, layout: Layout) -> npt.NDArray[np.int64]:
+        """The sum of dims on each device, `[w] int64`; a row piece counts its full width."""
+        dims = np.zeros(self.problem.cluster.num_devices, dtype=np.int64)
+        np.add.at(dims, layout.devices, self.catalog.num_columns[layout.piece_ids])
+        return dims
+
+    def layout(self, plan: ShardingPlan) -> Layout:
+        """A legal plan in the catalog's terms: tables in the problem's order, then by offset."""
+        pieces: list[Piece] = []
+        devices: list[int] = []
+        for index, table in enumerate(self.problem.tables):
+            shards = plan.by_table[table.name]
+            in_rows = any(shard.num_rows != table.num_embeddings for shard in shards)
+            row_parts = len(shards) if in_rows else 1
+            for shard in shards:
+                pieces.append(Piece(index, shard.num_columns, row_parts))
+                devices.append(shard.device)
+        return Layout(
+            np.array(self.catalog.ids(pieces), dtype=np.int64), np.array(devices, dtype=np.int64)
+        )

@@ -1,0 +1,112 @@
+"""Pieces: what is placed on devices, and what is known about each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shardwright.domain import COLUMN_MULTIPLE, EmbeddingTable, ShardingProblem
+from shardwright_costmodel.features import (
+    NUM_COLUMNS_INDEX,
+    SHARD_COLUMNS,
+    FloatArray,
+    table_features,
+)
+from shardwright_server.search.cost_model import CostModel
+
+IntArray = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+
+_NUM_ROWS_INDEX = SHARD_COLUMNS.index("num_rows")
+_POOLING_INDEX = SHARD_COLUMNS.index("pooling_factor")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A kind of shard; two shards of one kind cost the same wherever they are cut.
+
+    Attributes:
+        table: Index of the table in the problem.
+        num_columns: Width.
+        row_parts: Devices the rows are spread over; 1: all rows. A piece of several holds
+            ceil(rows / row_parts) rows and sees pooling / row_parts lookups per sample, but its
+            output has the table's full width.
+    """
+
+    table: int
+    num_columns: int
+    row_parts: int = 1
+
+
+def can_halve(table: EmbeddingTable, num_columns: int) -> bool:
+    """Whether a piece of this width may be cut in two equal halves of legal width."""
+    half, odd = divmod(num_columns, 2)
+    return odd == 0 and half % COLUMN_MULTIPLE == 0 and half >= table.constraints.min_column_width
+
+
+class PieceCatalog:
+    """The pieces met so far, numbered in order of appearance; each is encoded once.
+
+    Attributes:
+        pieces: By id.
+        encodings: `[n, e] float32`.
+        compute_ms: `[n] float64`, forward + backward of the piece alone on a device.
+        memory_bytes: `[n] int64`, weights and optimizer state.
+        num_columns: `[n] int64`; a piece's share in the sum of dims of its device.
+    """
+
+    def __init__(self, problem: ShardingProblem, cost_model: CostModel) -> None:
+        self._problem = problem
+        self._cost_model = cost_model
+        self._table_features = table_features(
+            problem.tables, problem.global_batch_size, problem.optimizer
+        )
+        self._ids: dict[Piece, int] = {}
+        self.pieces: list[Piece] = []
+        self.encodings: FloatArray = np.empty((0, cost_model.encoding_size), dtype=np.float32)
+        self.compute_ms: Float64Array = np.empty(0, dtype=np.float64)
+        self.memory_bytes: IntArray = np.empty(0, dtype=np.int64)
+        self.num_columns: IntArray = np.empty(0, dtype=np.int64)
+
+    def ids(self, pieces: Iterable[Piece]) -> list[int]:
+        """Ids of pieces; those not met before are encoded, all in one call."""
+        ids, new = [], []
+        for piece in pieces:
+            known = self._ids.setdefault(piece, len(self._ids))
+            ids.append(known)
+            if known == len(self.pieces):
+                self.pieces.append(piece)
+                new.append(piece)
+        if new:
+            self._append(new)
+        return ids
+
+    def whole_tables(self) -> list[int]:
+        """Ids of the uncut tables, in order."""
+        return self.ids(Piece(i, t.embedding_dim) for i, t in enumerate(self._problem.tables))
+
+    def features(self, pieces: list[Piece]) -> FloatArray:
+        """Raw features of pieces, `[n, len(SHARD_COLUMNS)] float32`."""
+        row_parts = np.array([p.row_parts for p in pieces], dtype=np.float32)
+        features = self._table_features[[p.table for p in pieces]]
+        features[:, NUM_COLUMNS_INDEX] = [p.num_columns for p in pieces]
+        features[:, _NUM_ROWS_INDEX] = [self._rows(p) for p in pieces]
+        features[:, _POOLING_INDEX] /= row_parts
+        return features
+
+    def _rows(self, piece: Piece) -> int:
+        return -(-self._problem.tables[piece.table].num_embeddings // piece.row_parts)
+
+    def _append(self, new: list[Piece]) -> None:
+        encodings = self._cost_model.encode(self.features(new))
+        compute_ms = self._cost_model.compute_ms(encodings).astype(np.float64).sum(axis=1)
+        shard_bytes, tables = self._problem.shard_bytes, self._problem.tables
+        memory = [shard_bytes(tables[p.table], self._rows(p), p.num_columns) for p in new]
+        columns = [p.num_columns for p in new]
+        self.encodings = np.concatenate([self.encodings, encodings])
+        self.compute_ms = np.concatenate([self.compute_ms, compute_ms])
+        self.memory_bytes = np.concatenate([self.memory_bytes, np.array(memory, np.int64)])
+        self.num_columns = np.concatenate([self.num_columns, np.array(columns, np.int64)])
