@@ -117,7 +117,7 @@ class EmbeddingTable:
 def _check_histogram(checks: Checks, histogram: tuple[float, ...]) -> None:
     bad = [
         f"[{i}] = {share!r}"
-        for i, share in enumerate(histogram)
+        for i, share in enumerate(histogram[:REUSE_BINS])
         if not (isinstance(share, (int, float)) and math.isfinite(share) and share >= 0)
     ]
     counted = checks.require(
@@ -129,7 +129,7 @@ def _check_histogram(checks: Checks, histogram: tuple[float, ...]) -> None:
         not bad, "reuse_histogram", f"must be non-negative numbers, got {', '.join(bad[:3])}"
     )
     if counted and clean:
-        total = math.fsum(histogram)
+        total = sum(histogram)  # fsum raises where this one becomes infinite
         checks.require(
             0 < total < math.inf,
             "reuse_histogram",

@@ -1,0 +1,44 @@
+"""The command `shardwright-server`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from shardwright_server import logs
+from shardwright_server.errors import StartupError
+from shardwright_server.model_store import load_models
+from shardwright_server.server import Server
+from shardwright_server.settings import Settings, read_settings
+
+EXIT_BAD_START = 2
+"""Exit status when the settings are bad, a port is taken, or no bundle can be read."""
+
+
+def main() -> None:
+    """Serves until SIGTERM or SIGINT, drains, and exits with status 0."""
+    try:
+        settings = read_settings(sys.argv[1:])
+        logs.configure(settings.log_format)
+        drained = asyncio.run(_serve(settings))
+    except StartupError as error:
+        print(f"shardwright-server: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_START)
+    if not drained:
+        # the interpreter would wait for searches that nobody waits for any more
+        sys.stderr.flush()
+        os._exit(0)
+
+
+async def _serve(settings: Settings) -> bool:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    models, faults = await asyncio.to_thread(load_models, settings.bundles)
+    server = Server(settings, models, faults)
+    await server.start()
+    await stop.wait()
+    return await server.stop()

@@ -1,0 +1,120 @@
+"""The service: decodes, calls, encodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import structlog
+
+from shardwright import wire
+from shardwright.domain import EvaluationResult, PlanResult
+from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
+from shardwright_server import planning
+from shardwright_server.admission import Admission
+from shardwright_server.metrics import Metrics
+from shardwright_server.model_store import ModelStore
+from shardwright_server.validation import (
+    Limits,
+    decode,
+    read_evaluate_request,
+    read_plan_request,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = service_pb2.DESCRIPTOR.services_by_name["ShardingPlanService"]
+
+MARGIN_PART = 0.1
+MAX_MARGIN_S = 0.5
+"""A search stops a tenth of the time left before its RPC's deadline, at most half a second: the
+answer must still be encoded and travel."""
+
+
+class ShardingPlanServicer:
+    """Serves `shardwright.v1.ShardingPlanService`.
+
+    Requests and responses are bytes here: large ones are decoded and encoded on other threads, so
+    that the event loop stays free for short RPCs.
+    """
+
+    def __init__(
+        self, models: ModelStore, admission: Admission, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._models = models
+        self._admission = admission
+        self._limits = limits
+        self._metrics = metrics
+
+    async def get_sharding_plan(self, data: bytes, context: Context) -> bytes:
+        """Searches for the plan with the lowest predicted cost."""
+        deadline_s = _search_deadline_s(context)
+        message = await asyncio.to_thread(decode, service_pb2.GetShardingPlanRequest, data)
+        structlog.contextvars.bind_contextvars(request_id=_shown(message.request_id))
+        request = await asyncio.to_thread(read_plan_request, message, self._limits)
+        hardware = request.problem.cluster.hardware
+        model = self._models.resolve(hardware, request.cost_model_version)
+
+        def search(stop_at_s: float) -> PlanResult:
+            with self._metrics.search(hardware) as outcome:
+                result = planning.plan(request, model, deadline_s=stop_at_s)
+                outcome.name = result.search.stopped_by.value
+            return result
+
+        result = await self._admission.run(search, deadline_s)
+        self._metrics.plan_found(result)
+        return await asyncio.to_thread(
+            lambda: wire.plan_result_to_proto(result).SerializeToString()
+        )
+
+    async def evaluate_sharding_plan(self, data: bytes, _context: Context) -> bytes:
+        """Predicts what a given plan costs."""
+        message = await asyncio.to_thread(decode, service_pb2.EvaluateShardingPlanRequest, data)
+        structlog.contextvars.bind_contextvars(request_id=_shown(message.request_id))
+        request = await asyncio.to_thread(read_evaluate_request, message, self._limits)
+        model = self._models.resolve(request.problem.cluster.hardware, request.cost_model_version)
+
+        def evaluate(_stop_at_s: float) -> EvaluationResult:
+            return planning.evaluate(request, model)
+
+        result = await self._admission.run(evaluate, deadline_s=None)
+        return await asyncio.to_thread(
+            lambda: wire.evaluation_result_to_proto(result).SerializeToString()
+        )
+
+    async def list_cost_models(self, data: bytes, _context: Context) -> bytes:
+        """Lists the cost models that can answer."""
+        message = decode(service_pb2.ListCostModelsRequest, data)
+        descriptions = self._models.describe(message.hardware)
+        return service_pb2.ListCostModelsResponse(
+            cost_models=map(wire.description_to_proto, descriptions)
+        ).SerializeToString()
+
+
+def handlers(servicer: ShardingPlanServicer) -> grpc.GenericRpcHandler:
+    """The service's methods, which take and give bytes."""
+    behaviors = {
+        "GetShardingPlan": servicer.get_sharding_plan,
+        "EvaluateShardingPlan": servicer.evaluate_sharding_plan,
+        "ListCostModels": servicer.list_cost_models,
+    }
+    assert set(behaviors) == set(SERVICE.methods_by_name), "the contract has other methods"
+    return grpc.method_handlers_generic_handler(
+        SERVICE.full_name,
+        {name: grpc.unary_unary_rpc_method_handler(b) for name, b in behaviors.items()},
+    )
+
+
+def _search_deadline_s(context: Context) -> float | None:
+    """The `time.monotonic()` moment a search is to stop at; None when the RPC has no deadline."""
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return None
+    margin_s = min(MAX_MARGIN_S, MARGIN_PART * remaining_s)
+    return time.monotonic() + remaining_s - margin_s
+
+
+def _shown(request_id: str) -> str:
+    return request_id[: wire.MAX_REQUEST_ID_LENGTH]
