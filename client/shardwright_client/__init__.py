@@ -1,3 +1,49 @@
-"""The Shardwright client library."""
+"""Asks a Shardwright server how to split and place embedding tables.
+
+Importing this package needs grpcio and protobuf only; `to_torchrec` imports torch and torchrec
+when it is called, the command line imports typer and rich.
+"""
+
+from shardwright_client.client import DEFAULT_TIMEOUT_S, ShardingPlanClient
+from shardwright_client.errors import (
+    AccessDeniedError,
+    CostModelNotFoundError,
+    FileError,
+    InfeasibleError,
+    InvalidRequestError,
+    MissingDependencyError,
+    PlanMismatchError,
+    PlanningTimeoutError,
+    ProtocolError,
+    RequestCancelledError,
+    ServerBusyError,
+    ServerError,
+    ServerInternalError,
+    ServerUnavailableError,
+    ShardwrightClientError,
+)
+from shardwright_client.torchrec import to_torchrec
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "AccessDeniedError",
+    "CostModelNotFoundError",
+    "FileError",
+    "InfeasibleError",
+    "InvalidRequestError",
+    "MissingDependencyError",
+    "PlanMismatchError",
+    "PlanningTimeoutError",
+    "ProtocolError",
+    "RequestCancelledError",
+    "ServerBusyError",
+    "ServerError",
+    "ServerInternalError",
+    "ServerUnavailableError",
+    "ShardingPlanClient",
+    "ShardwrightClientError",
+    "__version__",
+    "to_torchrec",
+]

@@ -1,0 +1,5 @@
+"""`python -m shardwright_client` is the `shardwright` command."""
+
+from shardwright_client.cli import main
+
+main()

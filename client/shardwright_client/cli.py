@@ -1,0 +1,20 @@
+"""Entry point of the `shardwright` command; the commands need the extra `cli`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line, or says in one line how to install what it needs."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"The shardwright command needs the package {error.name!r}: "
+            f"pip install 'shardwright-client[cli]'"
+        )
+    from shardwright_client.commands import run
+
+    run()
