@@ -1,0 +1,14 @@
+"""Draws what to measure: deterministic by (seed, index), whatever else is drawn."""
+
+from shardwright_benchmark_worker.sampling.comm import CommSample, draw_comm_sample
+from shardwright_benchmark_worker.sampling.compute import ComputeSample, draw_compute_sample
+from shardwright_benchmark_worker.sampling.limits import CommLimits, ComputeLimits
+
+__all__ = [
+    "CommLimits",
+    "CommSample",
+    "ComputeLimits",
+    "ComputeSample",
+    "draw_comm_sample",
+    "draw_compute_sample",
+]
