@@ -1,0 +1,1 @@
+"""Offline training of the cost models: Parquet dataset in, published ONNX bundle out."""

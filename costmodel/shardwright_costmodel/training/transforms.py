@@ -1,0 +1,178 @@
+"""Physical quantities behind the raw feature columns, in torch; they become part of the graphs.
+
+Every quantity is an amount of work or traffic that somebody could count on paper. Networks see
+their logarithms, so that power laws are straight lines and extrapolate as such.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shardwright.domain import REUSE_BINS
+from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
+
+_SHARD = {name: i for i, name in enumerate(SHARD_COLUMNS)}
+_COMM = {name: i for i, name in enumerate(COMM_COLUMNS)}
+
+_FLOAT_BYTES = 4.0
+"""Outputs and gradients of an embedding bag are fp32."""
+_INDEX_BYTES = 8.0
+_BURST_BYTES = 64.0
+"""Memory is read in pieces of this size: bursts of GPU memory, cache lines of a CPU."""
+_SECTOR_BYTES = 32.0
+"""GPU caches are read in pieces of this size (CUDA C++ Best Practices Guide, coalesced access)."""
+_WARP_COLUMNS = 128.0
+"""Columns that one warp of fbgemm's kernels handles at once: 32 threads of 4 elements."""
+
+REUSE_COUNTS = torch.tensor([1.0] + [0.75 * 2.0**i + 0.5 for i in range(1, REUSE_BINS)])
+"""Accesses of a row that stand for each reuse bin: the mean of the whole numbers in (2^(i-1), 2^i]."""
+
+
+def shard_amounts(shards: Tensor) -> Tensor:
+    """Work and traffic of shards in one iteration.
+
+    Args:
+        shards: `[n, len(SHARD_COLUMNS)] float32`, raw.
+
+    Returns:
+        `[n, 16] float32`, positive.
+    """
+    rows, columns, pooling, batch, weight_bytes, state_element, state_row = (
+        shards[:, i : i + 1] for i in range(7)
+    )
+    lookups = pooling * batch
+    distinct = _distinct_rows(shards)
+    row_bytes = columns * weight_bytes
+    gradient_bytes = columns * _FLOAT_BYTES
+    touched_bags = torch.minimum(batch, lookups)
+    updated_bytes = _bursts(row_bytes) + _bursts(columns * state_element) + _bursts(state_row)
+    return torch.cat(
+        [
+            rows,
+            columns,
+            pooling,
+            batch,
+            lookups,
+            distinct,
+            rows * row_bytes,  # the shard's size
+            lookups * _sectors(row_bytes),  # gathered by the forward pass
+            distinct * _bursts(row_bytes),  # from memory at least, with a perfect cache
+            lookups * _bursts(row_bytes),  # from memory at most, without a cache
+            batch * gradient_bytes,  # output of the forward pass, and its gradient
+            touched_bags * _bursts(gradient_bytes),  # gradients from memory at least
+            lookups * _sectors(gradient_bytes),  # gradients gathered by the backward pass
+            distinct * 2.0 * updated_bytes,  # weights and state, read and written
+            lookups * torch.ceil(columns / _WARP_COLUMNS),
+            lookups * _INDEX_BYTES,  # indices, sorted by the backward pass
+        ],
+        dim=1,
+    ).clamp(min=1e-6)
+
+
+def _bursts(num_bytes: Tensor) -> Tensor:
+    return torch.ceil(num_bytes / _BURST_BYTES) * _BURST_BYTES
+
+
+def _sectors(num_bytes: Tensor) -> Tensor:
+    return torch.ceil(num_bytes / _SECTOR_BYTES) * _SECTOR_BYTES
+
+
+def shard_inputs(shards: Tensor) -> Tensor:
+    """What the encoder sees of shards: logarithms of amounts, dtypes, and where reuse happens.
+
+    Args:
+        shards: `[n, len(SHARD_COLUMNS)] float32`, raw.
+
+    Returns:
+        `[n, 53] float32`, not normalised.
+    """
+    reuse = _reuse(shards)
+    # from the hottest bin down: the bytes that a cache must hold to serve the accesses to them
+    hot_rows = torch.flip(torch.cumsum(torch.flip(reuse, [1]), dim=1), [1])
+    row_bytes = shards[:, 1:2] * shards[:, 4:5]
+    hot_bytes = hot_rows * _distinct_rows(shards) * row_bytes
+    accesses = reuse * REUSE_COUNTS.to(shards)
+    return torch.cat(
+        [
+            torch.log(shard_amounts(shards)),
+            shards[:, 4:7],
+            torch.log(hot_bytes + 1.0),
+            accesses / accesses.sum(dim=1, keepdim=True),
+        ],
+        dim=1,
+    )
+
+
+def _reuse(shards: Tensor) -> Tensor:
+    return shards[:, len(SHARD_COLUMNS) - REUSE_BINS :].clamp(min=0.0) + 1e-9
+
+
+def _distinct_rows(shards: Tensor) -> Tensor:
+    """Distinct rows accessed in a batch, `[n, 1]`: lookups over mean accesses of a row."""
+    reuse = _reuse(shards)
+    accesses = (reuse * REUSE_COUNTS.to(shards)).sum(dim=1, keepdim=True)
+    lookups = shards[:, 2:3] * shards[:, 3:4]
+    distinct = lookups * reuse.sum(dim=1, keepdim=True) / accesses
+    return torch.minimum(distinct, shards[:, 0:1])
+
+
+def comm_amounts(devices: Tensor) -> Tensor:
+    """Bytes that each link class moves in one all-to-all, seen from a device.
+
+    Every device sends `batch / world_size` samples of its `device_dim` columns to each other
+    device; over the NICs go those for other hosts. Backward is the same with the roles swapped.
+
+    Args:
+        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
+
+    Returns:
+        `[n, 10] float32`, non-negative.
+    """
+    c = {name: devices[:, i : i + 1] for name, i in _COMM.items()}
+    world, per_host = c["world_size"].clamp(min=1.0), c["devices_per_host"].clamp(min=1.0)
+    peers_inside = (per_host - 1.0).clamp(min=0.0)
+    peers_outside = (world - per_host).clamp(min=0.0)
+    unit = c["global_batch_size"] / world * _FLOAT_BYTES
+    own, mean, largest = c["device_dim"], c["mean_dim"], c["max_dim"]
+    host_total = c["host_mean_dim"] * per_host
+    largest_host = c["max_host_mean_dim"] * per_host
+    return unit * torch.cat(
+        [
+            own * peers_inside,
+            own * peers_outside,
+            (host_total - own).clamp(min=0.0),
+            (mean * world - host_total).clamp(min=0.0),
+            largest * peers_inside,
+            largest * peers_outside,
+            mean * peers_inside,
+            mean * peers_outside,
+            host_total * peers_outside,
+            largest_host * peers_outside,
+        ],
+        dim=1,
+    )
+
+
+def comm_inputs(devices: Tensor) -> Tensor:
+    """What the communication networks see: logarithms of amounts, and the shape of the job.
+
+    Args:
+        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
+
+    Returns:
+        `[n, 15] float32`, not normalised.
+    """
+    world, per_host, batch = (devices[:, i : i + 1].clamp(min=1.0) for i in range(3))
+    hosts = world / per_host
+    return torch.cat(
+        [
+            torch.log(comm_amounts(devices) + 1e3),
+            torch.log(world),
+            torch.log(per_host),
+            torch.log(batch),
+            1.0 / hosts,
+            1.0 / per_host,
+        ],
+        dim=1,
+    )
