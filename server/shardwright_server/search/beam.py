@@ -104,7 +104,7 @@ class _BeamSearch:
         self._place_level(beam, caps)
         kept = [beam]
         for _ in range(self._options.max_column_splits):
-            children = [child for state in beam for child in self._children(state)]
+            children = self._children(beam)
             if not children:
                 break
             cost_ms = self._place_level(children, caps)
@@ -140,22 +140,21 @@ class _BeamSearch:
         size = max(1, MAX_LOCKSTEP_BYTES // state_bytes)
         return (states[i : i + size] for i in range(0, len(states), size))
 
-    def _children(self, state: State) -> list[State]:
-        """Every child of a state, in the order of the pieces halved."""
-        pieces = np.array(state, dtype=np.int64)
-        candidates = [
-            (position, piece)
-            for position in _candidates(pieces, self._catalog, self._options.candidates)
-            if self._can_halve(piece := self._catalog.pieces[state[position]])
-        ]
-        halves = self._catalog.ids(Piece(p.table, p.num_columns // 2) for _, p in candidates)
+    def _children(self, beam: list[State]) -> list[State]:
+        """Every child of the states of a beam, in the order of states and of pieces halved."""
+        halvings = [halving for state in beam for halving in self._halvings(state)]
+        halves = self._catalog.ids(half for _, _, half in halvings)
         return [
-            _halve(state, position, half, self._catalog)
-            for (position, _), half in zip(candidates, halves, strict=True)
+            _halve(state, position, half_id, self._catalog)
+            for (state, position, _), half_id in zip(halvings, halves, strict=True)
         ]
 
-    def _can_halve(self, piece: Piece) -> bool:
-        return can_halve(self._evaluator.problem.tables[piece.table], piece.num_columns)
+    def _halvings(self, state: State) -> Iterator[tuple[State, int, Piece]]:
+        """The state, the positions of its candidates that can be halved, and their halves."""
+        for position in _candidates(np.array(state), self._catalog, self._options.candidates):
+            piece = self._catalog.pieces[state[position]]
+            if can_halve(self._evaluator.problem.tables[piece.table], piece.num_columns):
+                yield state, position, Piece(piece.table, piece.num_columns // 2)
 
     def _place_without_cap(self, levels: list[list[State]], total_dim: int) -> None:
         """The last resort; see the module.
