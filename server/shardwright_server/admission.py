@@ -64,7 +64,8 @@ class Admission:
 
     async def _enter(self) -> None:
         if self._free.locked() and self.queued >= self._max_queued:
-            raise OverloadedError(self.running, self.queued, self._retry_after_s())
+            wait_s = retry_after_s(self.queued, self._threads, self._mean_search_s)
+            raise OverloadedError(self.running, self.queued, wait_s)
         self.queued += 1
         try:
             await self._free.acquire()
@@ -79,14 +80,14 @@ class Admission:
             self._mean_search_s += _SMOOTHING * (elapsed_s - self._mean_search_s)
         self._free.release()
 
-    def _retry_after_s(self) -> float:
-        """When a place should be free: those ahead, at the recent pace."""
-        ahead = (self.queued + 1) / self._threads
-        return min(MAX_RETRY_S, max(MIN_RETRY_S, ahead * self._mean_search_s))
-
     def close(self) -> None:
         """Lets go of the threads; a search that still runs is not waited for."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def retry_after_s(queued: int, threads: int, mean_search_s: float) -> float:
+    """When a place should be free: those ahead, at the recent pace, within reason."""
+    return min(MAX_RETRY_S, max(MIN_RETRY_S, (queued + 1) / threads * mean_search_s))
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, action: Callable[[], None]) -> None:

@@ -50,7 +50,7 @@ class ShardingPlanServicer:
 
     async def get_sharding_plan(self, data: bytes, context: Context) -> bytes:
         """Searches for the plan with the lowest predicted cost."""
-        deadline_s = _search_deadline_s(context)
+        deadline_s = search_deadline_s(context.time_remaining(), time.monotonic())
         message = await asyncio.to_thread(decode, service_pb2.GetShardingPlanRequest, data)
         structlog.contextvars.bind_contextvars(request_id=_shown(message.request_id))
         request = await asyncio.to_thread(read_plan_request, message, self._limits)
@@ -107,13 +107,16 @@ def handlers(servicer: ShardingPlanServicer) -> grpc.GenericRpcHandler:
     )
 
 
-def _search_deadline_s(context: Context) -> float | None:
-    """The `time.monotonic()` moment a search is to stop at; None when the RPC has no deadline."""
-    remaining_s = context.time_remaining()
+def search_deadline_s(remaining_s: float | None, now_s: float) -> float | None:
+    """The moment a search is to stop at; None when the RPC has no deadline.
+
+    Args:
+        remaining_s: Until the RPC's deadline.
+        now_s: `time.monotonic()`.
+    """
     if remaining_s is None:
         return None
-    margin_s = min(MAX_MARGIN_S, MARGIN_PART * remaining_s)
-    return time.monotonic() + remaining_s - margin_s
+    return now_s + remaining_s - min(MAX_MARGIN_S, MARGIN_PART * remaining_s)
 
 
 def _shown(request_id: str) -> str:
