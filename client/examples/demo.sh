@@ -20,6 +20,7 @@ trap 'exit 143' TERM
 
 mkdir -p "$out"
 rm -f "$out/response.json"
+: >"$out/server.log"
 cp "$here/mlperf_dlrm_dcnv2.json" "$out/request.json"
 
 "$bin/shardwright-server" --host 127.0.0.1 --port 0 --metrics-port 0 --log-format json \

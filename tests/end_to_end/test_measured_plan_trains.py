@@ -26,7 +26,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(
         *("shardwright-worker", "compute", "--device", "cpu", "--hardware", HARDWARE),
         *("--samples", "120", "--seed", "0", "--out", dataset),
-        *("--max-batch-size", "2048", "--max-shards", "8", "--max-memory-gib", "0.25"),
+        *("--max-batch-size", "2048", "--max-shards", "8", "--max-memory-bytes", str(256 << 20)),
     )
     run(
         *("torchrun", "--standalone", "--nproc-per-node", str(NUM_RANKS)),
@@ -56,7 +56,7 @@ def request(tables: list[dict[str, object]]) -> dict[str, object]:
 TABLES: list[dict[str, object]] = [
     # bigger than half of all memory: no plan fits without a column split
     {"name": "users", "num_embeddings": 200_000, "embedding_dim": 96, "pooling_factor": 4.0},
-    {"name": "items", "num_embeddings": 50_000, "embedding_dim": 64, "pooling_factor": 8.0},
+    {"name": "goods", "num_embeddings": 50_000, "embedding_dim": 64, "pooling_factor": 8.0},
     {"name": "pages", "num_embeddings": 10_001, "embedding_dim": 32, "pooling_factor": 2.0},
     {"name": "hours", "num_embeddings": 24, "embedding_dim": 16, "pooling_factor": 1.0},
     {"name": "cities", "num_embeddings": 3_000, "embedding_dim": 4, "pooling_factor": 1.0},
