@@ -14,7 +14,7 @@ import numpy as np
 
 from shardwright.domain import Baseline, EmbeddingTable, ShardingProblem
 from shardwright_server.search.cost import Layout, PlanEvaluator
-from shardwright_server.search.pieces import IntArray
+from shardwright_server.search.pieces import Float64Array, IntArray
 
 ScoreFunction = Callable[[ShardingProblem, EmbeddingTable], float]
 
@@ -50,9 +50,14 @@ def baselines(evaluator: PlanEvaluator, seed: int) -> tuple[Baseline, ...]:
         evaluator: Of the problem.
         seed: Of the random placement.
     """
-    placed = {name: _greedy(evaluator, score) for name, score in SCORES.items()}
-    placed["random"] = _random(evaluator, seed)
+    problem = evaluator.problem
     tables = np.array(evaluator.catalog.whole_tables(), dtype=np.int64)
+    table_bytes, memory = evaluator.catalog.memory_bytes[tables], evaluator.memory_bytes
+    placed = {
+        name: _greedy(np.array([score(problem, t) for t in problem.tables]), table_bytes, memory)
+        for name, score in SCORES.items()
+    }
+    placed["random"] = _random(seed, table_bytes, memory)
     found = {name: Layout(tables, devices) for name, devices in placed.items() if len(devices)}
     cost_ms: dict[str, float] = {}
     if found:
@@ -61,52 +66,33 @@ def baselines(evaluator: PlanEvaluator, seed: int) -> tuple[Baseline, ...]:
     return tuple(Baseline(name, cost_ms.get(name)) for name in placed)
 
 
-def _greedy(evaluator: PlanEvaluator, score: ScoreFunction) -> IntArray:
+def _greedy(scores: Float64Array, table_bytes: IntArray, memory_bytes: IntArray) -> IntArray:
     """The device of each table, `[tables] int64`; empty when a table finds no room."""
-    problem = evaluator.problem
-    scores = np.array([score(problem, table) for table in problem.tables])
     devices = np.empty(len(scores), dtype=np.int64)
-    room, score_sums = _Room(evaluator), np.zeros(problem.cluster.num_devices)
+    free_bytes = memory_bytes.copy()
+    score_sums = np.zeros(len(free_bytes))
     for table in np.argsort(-scores, kind="stable"):
-        fits = room.devices_for(table)
+        fits = np.flatnonzero(free_bytes >= table_bytes[table])
         if not len(fits):
             return devices[:0]
-        device = fits[score_sums[fits].argmin()]
-        room.take(table, device)
+        device = fits[score_sums[fits].argmin()]  # the lowest device on ties
+        free_bytes[device] -= table_bytes[table]
         score_sums[device] += scores[table]
         devices[table] = device
     return devices
 
 
-def _random(evaluator: PlanEvaluator, seed: int) -> IntArray:
+def _random(seed: int, table_bytes: IntArray, memory_bytes: IntArray) -> IntArray:
     """As `_greedy`: tables in order, each to any device with room, equally likely."""
     generator = random.Random(seed)
-    devices = np.empty(len(evaluator.problem.tables), dtype=np.int64)
-    room = _Room(evaluator)
-    for table in range(len(devices)):
-        fits = room.devices_for(table)
+    devices = np.empty(len(table_bytes), dtype=np.int64)
+    free_bytes = memory_bytes.copy()
+    for table, needed in enumerate(table_bytes):
+        fits = np.flatnonzero(free_bytes >= needed)
         if not len(fits):
             return devices[:0]
         # Random.random is the one draw that Python promises to keep the same in all versions
-        devices[table] = fits[int(generator.random() * len(fits))]
-        room.take(table, devices[table])
+        device = fits[int(generator.random() * len(fits))]
+        free_bytes[device] -= needed
+        devices[table] = device
     return devices
-
-
-class _Room:
-    """Memory left on each device while whole tables are placed."""
-
-    def __init__(self, evaluator: PlanEvaluator) -> None:
-        cluster, catalog = evaluator.problem.cluster, evaluator.catalog
-        self._free_bytes = np.array(
-            [cluster.shard_memory_bytes(d) for d in range(cluster.num_devices)], dtype=np.int64
-        )
-        self._table_bytes = catalog.memory_bytes[catalog.whole_tables()]
-
-    def devices_for(self, table: int) -> IntArray:
-        """Devices with room for a table, rising."""
-        return np.flatnonzero(self._free_bytes >= self._table_bytes[table])
-
-    def take(self, table: int, device: int) -> None:
-        """Puts a table on a device."""
-        self._free_bytes[device] -= self._table_bytes[table]

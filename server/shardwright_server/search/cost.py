@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from shardwright.domain import ShardingPlan, ShardingProblem
 from shardwright_costmodel.features import FloatArray, comm_features
@@ -76,12 +75,17 @@ class PlanEvaluator:
     Attributes:
         problem: The problem.
         catalog: Its pieces.
+        memory_bytes: `[w] int64`, what shards may fill on each device.
         plans_evaluated: Complete plans whose cost was predicted so far.
     """
 
     def __init__(self, problem: ShardingProblem, cost_model: CostModel) -> None:
         self.problem = problem
         self.catalog = PieceCatalog(problem, cost_model)
+        cluster = problem.cluster
+        self.memory_bytes: IntArray = np.array(
+            [cluster.shard_memory_bytes(d) for d in range(cluster.num_devices)], dtype=np.int64
+        )
         self.plans_evaluated = 0
         self._cost_model = cost_model
 
@@ -90,7 +94,7 @@ class PlanEvaluator:
         forward_and_backward = self._cost_model.compute_ms(encodings)
         return np.asarray(forward_and_backward.astype(np.float64).sum(axis=1))
 
-    def costs(self, compute_ms: Float64Array, device_dims: npt.NDArray[np.int64]) -> PlanCosts:
+    def costs(self, compute_ms: Float64Array, device_dims: IntArray) -> PlanCosts:
         """Costs of plans whose computation is known, in one batch.
 
         Args:
@@ -104,7 +108,7 @@ class PlanEvaluator:
         shape = compute_ms.shape
         return PlanCosts(compute_ms, forward.reshape(shape), backward.reshape(shape))
 
-    def comm_features(self, device_dims: npt.NDArray[np.int64]) -> FloatArray:
+    def comm_features(self, device_dims: IntArray) -> FloatArray:
         """Raw features of all-to-alls, `[p, w] int64` -> `[p * w, len(COMM_COLUMNS)] float32`."""
         features = comm_features(
             device_dims, self.problem.cluster.devices_per_host, self.problem.global_batch_size
@@ -122,7 +126,7 @@ class PlanEvaluator:
         dims = np.array([self.device_dims(layout) for layout in layouts])
         return self.costs(compute_ms.reshape(shape), dims)
 
-    def device_dims(self, layout: Layout) -> npt.NDArray[np.int64]:
+    def device_dims(self, layout: Layout) -> IntArray:
         """The sum of dims on each device, `[w] int64`; a row piece counts its full width."""
         dims = np.zeros(self.problem.cluster.num_devices, dtype=np.int64)
         np.add.at(dims, layout.devices, self.catalog.num_columns[layout.piece_ids])

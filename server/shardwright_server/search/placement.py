@@ -87,13 +87,9 @@ class _Lockstep:
     """
 
     def __init__(self, evaluator: PlanEvaluator, pieces: IntArray, caps: list[int]) -> None:
-        cluster = evaluator.problem.cluster
         self._evaluator = evaluator
         self._pieces = pieces
         self._num_caps = len(caps)
-        self._memory_bytes = np.array(
-            [cluster.shard_memory_bytes(d) for d in range(cluster.num_devices)], dtype=np.int64
-        )
         num_lanes = len(pieces) * len(caps)
         self.devices = np.full((num_lanes, pieces.shape[1]), NOTHING, dtype=np.int64)
         self.misfits = np.full(num_lanes, NOTHING, dtype=np.int64)
@@ -102,7 +98,7 @@ class _Lockstep:
         self._caps = np.tile(np.array(caps, dtype=np.int64), len(pieces))
         self._groups = np.zeros(num_lanes, dtype=np.int64)
         # device sums of each group; in the beginning there is one, and nothing on its devices
-        shape = 1, cluster.num_devices
+        shape = 1, len(evaluator.memory_bytes)
         self._encodings = np.zeros((*shape, evaluator.catalog.encodings.shape[1]), np.float32)
         self._compute_ms = np.zeros(shape, dtype=np.float64)
         self._used_bytes = np.zeros(shape, dtype=np.int64)
@@ -147,7 +143,7 @@ class _Lockstep:
         catalog = self._evaluator.catalog
         dims_after = self._used_dims[groups] + catalog.num_columns[pieces, None]
         bytes_after = self._used_bytes[groups] + catalog.memory_bytes[pieces, None]
-        return dims_after, bytes_after <= self._memory_bytes
+        return dims_after, bytes_after <= self._evaluator.memory_bytes
 
     def _cost_with(
         self, groups: IntArray, pieces: IntArray, wanted: npt.NDArray[np.bool_]
@@ -174,7 +170,7 @@ class _Lockstep:
     ) -> None:
         """Puts the pieces down: a new group for each attempt and device that some lane chose."""
         catalog = self._evaluator.catalog
-        num_devices = len(self._memory_bytes)
+        num_devices = len(self._evaluator.memory_bytes)
         chosen, self._groups = np.unique(attempt * num_devices + device, return_inverse=True)
         attempts, devices = np.divmod(chosen, num_devices)
         parents = groups[attempts]
