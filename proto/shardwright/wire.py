@@ -6,7 +6,7 @@ violation, by field path, before it raises: a user sees all mistakes in one answ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timezone
 from enum import Enum
 from typing import Any, Generic, TypeVar
@@ -36,12 +36,13 @@ from shardwright.domain import (
     Shard,
     ShardingPlan,
     ShardingProblem,
+    ShardingType,
     StoppedBy,
     TableConstraints,
     Violation,
     WeightDtype,
 )
-from shardwright.domain.problem import check_problem_fields
+from shardwright.domain.problem import check_device_names, check_problem_fields
 from shardwright.v1 import plan_pb2, problem_pb2
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 
@@ -78,6 +79,7 @@ class _EnumCodec(Generic[E]):
 _DTYPES = _EnumCodec(WeightDtype, problem_pb2.WeightDtype, "WEIGHT_DTYPE")
 _OPTIMIZERS = _EnumCodec(Optimizer, problem_pb2.Optimizer, "OPTIMIZER")
 _ALGORITHMS = _EnumCodec(Algorithm, problem_pb2.Algorithm, "ALGORITHM")
+_SHARDING_TYPES = _EnumCodec(ShardingType, problem_pb2.ShardingType, "SHARDING_TYPE")
 _SOURCES = _EnumCodec(CostModelSource, plan_pb2.CostModelSource, "COST_MODEL_SOURCE")
 _STOPPED_BY = _EnumCodec(StoppedBy, plan_pb2.StoppedBy, "STOPPED_BY")
 
@@ -114,8 +116,32 @@ def table_to_proto(table: EmbeddingTable) -> problem_pb2.Table:
         feature_names=table.feature_names,
     )
     if table.constraints != TableConstraints():
-        message.constraints.min_column_width = table.constraints.min_column_width
+        message.constraints.CopyFrom(_constraints_to_proto(table.constraints))
     return message
+
+
+def _constraints_to_proto(constraints: TableConstraints) -> problem_pb2.TableConstraints:
+    return problem_pb2.TableConstraints(
+        min_column_width=constraints.min_column_width,
+        sharding_types=map(_SHARDING_TYPES.encode, constraints.sharding_types),  # type: ignore[arg-type]
+        devices=constraints.devices,
+        excluded_devices=constraints.excluded_devices,
+        colocation_group=constraints.colocation_group,
+    )
+
+
+def _constraints_from_proto(message: problem_pb2.TableConstraints) -> TableConstraints:
+    return TableConstraints(
+        min_column_width=message.min_column_width or TableConstraints().min_column_width,
+        sharding_types=_sharding_types_from_proto(message.sharding_types),
+        devices=tuple(message.devices),
+        excluded_devices=tuple(message.excluded_devices),
+        colocation_group=message.colocation_group,
+    )
+
+
+def _sharding_types_from_proto(numbers: Iterable[int]) -> tuple[ShardingType, ...]:
+    return tuple(_SHARDING_TYPES.decode(number, "sharding_types") for number in numbers)
 
 
 def table_from_proto(message: problem_pb2.Table) -> EmbeddingTable:
@@ -130,7 +156,7 @@ def table_from_proto(message: problem_pb2.Table) -> EmbeddingTable:
     )
     constraints = reader.build(
         "constraints",
-        lambda: TableConstraints(message.constraints.min_column_width or 4),
+        lambda: _constraints_from_proto(message.constraints),
     )
     table = reader.build(
         "",
@@ -192,6 +218,7 @@ def options_to_proto(options: SearchOptions) -> problem_pb2.SearchOptions:
         grid_steps=options.grid_steps,
         algorithm=_ALGORITHMS.encode(options.algorithm),  # type: ignore[arg-type]
         seed=options.seed,
+        sharding_types=map(_SHARDING_TYPES.encode, options.sharding_types),  # type: ignore[arg-type]
     )
     if options.time_budget_s is not None:
         message.time_budget.CopyFrom(_duration(options.time_budget_s))
@@ -214,6 +241,7 @@ def options_from_proto(message: problem_pb2.SearchOptions) -> SearchOptions:
         for name in ("max_column_splits", "beam_width", "candidates", "grid_steps")
         if message.HasField(name)
     }
+    sharding_types = reader.build("", lambda: _sharding_types_from_proto(message.sharding_types))
     budget = message.time_budget if message.HasField("time_budget") else None
     options = reader.build(
         "",
@@ -222,6 +250,7 @@ def options_from_proto(message: problem_pb2.SearchOptions) -> SearchOptions:
             time_budget_s=None if budget is None else _seconds(budget),
             algorithm=algorithm or defaults.algorithm,
             seed=message.seed,
+            sharding_types=sharding_types or defaults.sharding_types,
         ),
     )
     reader.checks.raise_if_any()
@@ -307,6 +336,10 @@ def _read_problem(
     reader.checks.violations.extend(shared.violations)
     cluster = reader.build("cluster", lambda: cluster_from_proto(message.cluster))
     optimizer = reader.build("", lambda: _OPTIMIZERS.decode(message.optimizer, "optimizer"))
+    if cluster is not None:
+        for i, table in enumerate(built):
+            if table is not None:
+                check_device_names(reader.checks, table, cluster, f"tables[{i}].constraints")
     if reader.checks.violations:
         return None
     assert cluster is not None and optimizer is not None
@@ -423,6 +456,7 @@ def plan_result_to_proto(result: PlanResult) -> service_pb2.GetShardingPlanRespo
         ),
         request_id=result.request_id,
         warnings=result.warnings,
+        gap=result.gap,
     )
 
 

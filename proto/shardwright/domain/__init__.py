@@ -1,5 +1,12 @@
 """Domain types of Shardwright: frozen, standard library only, invariants inside."""
 
+from shardwright.domain.constraints import (
+    allowed_devices,
+    allowed_sharding_types,
+    check_constraints,
+    colocation_groups,
+    contradictions,
+)
 from shardwright.domain.errors import (
     Checks,
     DomainError,
@@ -11,7 +18,6 @@ from shardwright.domain.errors import (
 from shardwright.domain.options import Algorithm, SearchOptions
 from shardwright.domain.plan import (
     ShardingPlan,
-    ShardingType,
     check_memory,
     check_plan,
     device_memory_bytes,
@@ -33,6 +39,7 @@ from shardwright.domain.result import (
     StoppedBy,
 )
 from shardwright.domain.shard import Shard
+from shardwright.domain.sharding_type import ShardingType
 from shardwright.domain.table import (
     COLUMN_MULTIPLE,
     REUSE_BINS,
@@ -74,8 +81,13 @@ __all__ = [
     "TableConstraints",
     "Violation",
     "WeightDtype",
+    "allowed_devices",
+    "allowed_sharding_types",
+    "check_constraints",
     "check_memory",
     "check_plan",
+    "colocation_groups",
+    "contradictions",
     "device_memory_bytes",
     "sharding_type",
 ]

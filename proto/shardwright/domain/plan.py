@@ -5,23 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 
 from shardwright.domain.errors import Checks, IllegalPlanError, InsufficientMemoryError
 from shardwright.domain.problem import ShardingProblem
 from shardwright.domain.shard import Shard
+from shardwright.domain.sharding_type import ShardingType
 from shardwright.domain.table import COLUMN_MULTIPLE, EmbeddingTable
 from shardwright.domain.topology import Cluster
-
-
-class ShardingType(Enum):
-    """How one table is cut; the values are TorchRec's names."""
-
-    TABLE_WISE = "table_wise"
-    COLUMN_WISE = "column_wise"
-    ROW_WISE = "row_wise"
-    TABLE_ROW_WISE = "table_row_wise"
 
 
 @dataclass(frozen=True)
@@ -82,6 +73,8 @@ def sharding_type(
             f"must be below num_devices ({cluster.num_devices}), got {shard.device}",
         )
     checks.raise_if_any(IllegalPlanError)
+    if _is_data_parallel(table, shards, cluster):
+        return ShardingType.DATA_PARALLEL
     if all(s.row_offset == 0 and s.num_rows == table.num_embeddings for s in shards):
         _check_columns(table, shards)
         return ShardingType.TABLE_WISE if len(shards) == 1 else ShardingType.COLUMN_WISE
@@ -94,6 +87,16 @@ def sharding_type(
         "cut it in columns or in rows (TorchRec's grid sharding is wrong with mean pooling)",
     )
     raise IllegalPlanError(checks.violations)
+
+
+def _is_data_parallel(table: EmbeddingTable, shards: tuple[Shard, ...], cluster: Cluster) -> bool:
+    """Whether every device of a job of several has a whole copy."""
+    whole = (0, table.num_embeddings, 0, table.embedding_dim)
+    return (
+        cluster.num_devices > 1
+        and sorted(s.device for s in shards) == list(range(cluster.num_devices))
+        and all((s.row_offset, s.num_rows, s.column_offset, s.num_columns) == whole for s in shards)
+    )
 
 
 def _check_columns(table: EmbeddingTable, shards: tuple[Shard, ...]) -> None:
@@ -181,11 +184,15 @@ def check_plan(plan: ShardingPlan, problem: ShardingProblem) -> dict[str, Shardi
 
 
 def device_memory_bytes(plan: ShardingPlan, problem: ShardingProblem) -> list[int]:
-    """Bytes of the shards on each device: weights and optimizer state."""
-    tables = {table.name: table for table in problem.tables}
+    """Bytes of the shards on each device: weights and optimizer state, copies with a gradient."""
     used = [0] * problem.cluster.num_devices
-    for s in plan.shards:
-        used[s.device] += problem.shard_bytes(tables[s.table], s.num_rows, s.num_columns)
+    for table in problem.tables:
+        shards = plan.by_table[table.name]
+        if _is_data_parallel(table, shards, problem.cluster):
+            used = [already + problem.replica_bytes(table) for already in used]
+            continue
+        for s in shards:
+            used[s.device] += problem.shard_bytes(table, s.num_rows, s.num_columns)
     return used
 
 

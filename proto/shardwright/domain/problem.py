@@ -63,6 +63,12 @@ class ShardingProblem:
         element_bytes = table.weight_dtype.num_bytes + self.optimizer.state_bytes_per_element
         return num_rows * (num_columns * element_bytes + self.optimizer.state_bytes_per_row)
 
+    def replica_bytes(self, table: EmbeddingTable) -> int:
+        """Device memory of a data-parallel copy: as a shard, and its dense gradient."""
+        elements = table.num_embeddings * table.embedding_dim
+        shard_bytes = self.shard_bytes(table, table.num_embeddings, table.embedding_dim)
+        return shard_bytes + elements * table.weight_dtype.num_bytes
+
     @property
     def total_bytes(self) -> int:
         """Device memory of all tables, unsharded."""
@@ -87,3 +93,16 @@ def check_problem_fields(table_names: Sequence[str], global_batch_size: int) -> 
         )
     checks.require_int(global_batch_size, "global_batch_size", 1, MAX_GLOBAL_BATCH_SIZE)
     return checks
+
+
+def check_device_names(
+    checks: Checks, table: EmbeddingTable, cluster: Cluster, prefix: str
+) -> None:
+    """Requires that a table's constraints name devices of the cluster."""
+    for name in ("devices", "excluded_devices"):
+        for device in getattr(table.constraints, name):
+            checks.require(
+                device < cluster.num_devices,
+                f"{prefix}.{name}",
+                f"must be below num_devices ({cluster.num_devices}), got {device}",
+            )

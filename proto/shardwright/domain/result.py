@@ -170,6 +170,13 @@ class PlanResult:
     request_id: str = ""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def gap(self) -> float | None:
+        """cost_ms / lower_bound_ms - 1: at most so much better could any plan be."""
+        if not self.lower_bound_ms:
+            return None
+        return self.cost_ms / self.lower_bound_ms - 1.0
+
 
 @dataclass(frozen=True)
 class EvaluationResult:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from shardwright.domain.errors import Checks
+from shardwright.domain.sharding_type import ShardingType
 
 COLUMN_MULTIPLE = 4
 """Every column width is a multiple of this: fbgemm's kernels load four elements at a time."""
@@ -18,6 +19,7 @@ MAX_NUM_EMBEDDINGS = 10**12
 MAX_EMBEDDING_DIM = 2**16
 MAX_POOLING_FACTOR = 1e6
 MAX_NAME_LENGTH = 512
+MAX_DEVICES = 65_536
 
 
 class WeightDtype(Enum):
@@ -39,9 +41,20 @@ class TableConstraints:
 
     Attributes:
         min_column_width: Narrowest column shard allowed; a multiple of 4.
+        sharding_types: Allowed ways to cut it; empty: those of the search options.
+        devices: Devices its shards may lie on; empty: all.
+        excluded_devices: Devices its shards may not lie on.
+        colocation_group: Tables of the same non-empty group lie whole on one device, together.
+
+    Raises:
+        InvalidValueError: With every broken invariant and contradiction.
     """
 
     min_column_width: int = COLUMN_MULTIPLE
+    sharding_types: tuple[ShardingType, ...] = ()
+    devices: tuple[int, ...] = ()
+    excluded_devices: tuple[int, ...] = ()
+    colocation_group: str = ""
 
     def __post_init__(self) -> None:
         checks = Checks()
@@ -51,7 +64,34 @@ class TableConstraints:
                 "min_column_width",
                 f"must be a multiple of {COLUMN_MULTIPLE}, got {self.min_column_width}",
             )
+        for name in ("devices", "excluded_devices"):
+            for device in getattr(self, name):
+                checks.require_int(device, name, 0, MAX_DEVICES - 1)
+        checks.require(
+            not self.devices or bool(set(self.devices) - set(self.excluded_devices)),
+            "excluded_devices",
+            f"must leave one of devices ({list(self.devices)[:8]}), and excludes them all",
+        )
+        checks.require(
+            len(self.colocation_group) <= MAX_NAME_LENGTH,
+            "colocation_group",
+            f"must have at most {MAX_NAME_LENGTH} characters, got {len(self.colocation_group)}",
+        )
+        checks.require(
+            not self.colocation_group
+            or not self.sharding_types
+            or ShardingType.TABLE_WISE in self.sharding_types,
+            "sharding_types",
+            "must allow table_wise in a colocation_group, whose tables lie whole on one device; "
+            f"got {[kind.value for kind in self.sharding_types]}",
+        )
         checks.raise_if_any()
+
+    def allows_device(self, device: int) -> bool:
+        """Whether a shard may lie on the device."""
+        return (not self.devices or device in self.devices) and (
+            device not in self.excluded_devices
+        )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shardwright.domain.errors import Checks
+from shardwright.domain.table import MAX_DEVICES
 
-MAX_DEVICES = 65_536
 MAX_MEMORY_BYTES = 2**50
 
 

@@ -74,6 +74,40 @@ OPTIMIZER_ADAM: Optimizer.ValueType  # 4
 """8 bytes an element."""
 global___Optimizer = Optimizer
 
+class _ShardingType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ShardingTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ShardingType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SHARDING_TYPE_UNSPECIFIED: _ShardingType.ValueType  # 0
+    SHARDING_TYPE_TABLE_WISE: _ShardingType.ValueType  # 1
+    """Whole, on one device."""
+    SHARDING_TYPE_COLUMN_WISE: _ShardingType.ValueType  # 2
+    """In column ranges, each on any device."""
+    SHARDING_TYPE_ROW_WISE: _ShardingType.ValueType  # 3
+    """In equal row ranges, one on every device of the job."""
+    SHARDING_TYPE_TABLE_ROW_WISE: _ShardingType.ValueType  # 4
+    """In equal row ranges, one on every device of one host."""
+    SHARDING_TYPE_DATA_PARALLEL: _ShardingType.ValueType  # 5
+    """A copy on every device; gradients are all-reduced. Not trained by the fused optimizer."""
+
+class ShardingType(_ShardingType, metaclass=_ShardingTypeEnumTypeWrapper):
+    """How a table is cut. The names are TorchRec's."""
+
+SHARDING_TYPE_UNSPECIFIED: ShardingType.ValueType  # 0
+SHARDING_TYPE_TABLE_WISE: ShardingType.ValueType  # 1
+"""Whole, on one device."""
+SHARDING_TYPE_COLUMN_WISE: ShardingType.ValueType  # 2
+"""In column ranges, each on any device."""
+SHARDING_TYPE_ROW_WISE: ShardingType.ValueType  # 3
+"""In equal row ranges, one on every device of the job."""
+SHARDING_TYPE_TABLE_ROW_WISE: ShardingType.ValueType  # 4
+"""In equal row ranges, one on every device of one host."""
+SHARDING_TYPE_DATA_PARALLEL: ShardingType.ValueType  # 5
+"""A copy on every device; gradients are all-reduced. Not trained by the fused optimizer."""
+global___ShardingType = ShardingType
+
 class _Algorithm:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -84,6 +118,8 @@ class _AlgorithmEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """The server's default."""
     ALGORITHM_NEUROSHARD: _Algorithm.ValueType  # 1
     """Beam search over column splits, greedy grid search for placement (NeuroShard, MLSys 2023)."""
+    ALGORITHM_LOCAL_SEARCH: _Algorithm.ValueType  # 2
+    """NeuroShard's plan, improved by local search over all sharding types; feasibility first."""
 
 class Algorithm(_Algorithm, metaclass=_AlgorithmEnumTypeWrapper):
     """How the server searches for a plan."""
@@ -92,6 +128,8 @@ ALGORITHM_UNSPECIFIED: Algorithm.ValueType  # 0
 """The server's default."""
 ALGORITHM_NEUROSHARD: Algorithm.ValueType  # 1
 """Beam search over column splits, greedy grid search for placement (NeuroShard, MLSys 2023)."""
+ALGORITHM_LOCAL_SEARCH: Algorithm.ValueType  # 2
+"""NeuroShard's plan, improved by local search over all sharding types; feasibility first."""
 global___Algorithm = Algorithm
 
 @typing.final
@@ -101,14 +139,36 @@ class TableConstraints(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MIN_COLUMN_WIDTH_FIELD_NUMBER: builtins.int
+    SHARDING_TYPES_FIELD_NUMBER: builtins.int
+    DEVICES_FIELD_NUMBER: builtins.int
+    EXCLUDED_DEVICES_FIELD_NUMBER: builtins.int
+    COLOCATION_GROUP_FIELD_NUMBER: builtins.int
     min_column_width: builtins.int
     """Narrowest column shard allowed, a multiple of 4; 0 means 4."""
+    colocation_group: builtins.str
+    """Tables of the same non-empty group lie whole on one device, together."""
+    @property
+    def sharding_types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___ShardingType.ValueType]:
+        """Allowed ways to cut the table; empty means those of SearchOptions.sharding_types."""
+
+    @property
+    def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Devices its shards may lie on; empty means all."""
+
+    @property
+    def excluded_devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Devices its shards may not lie on."""
+
     def __init__(
         self,
         *,
         min_column_width: builtins.int = ...,
+        sharding_types: collections.abc.Iterable[global___ShardingType.ValueType] | None = ...,
+        devices: collections.abc.Iterable[builtins.int] | None = ...,
+        excluded_devices: collections.abc.Iterable[builtins.int] | None = ...,
+        colocation_group: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["min_column_width", b"min_column_width"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["colocation_group", b"colocation_group", "devices", b"devices", "excluded_devices", b"excluded_devices", "min_column_width", b"min_column_width", "sharding_types", b"sharding_types"]) -> None: ...
 
 global___TableConstraints = TableConstraints
 
@@ -234,6 +294,7 @@ class SearchOptions(google.protobuf.message.Message):
     TIME_BUDGET_FIELD_NUMBER: builtins.int
     ALGORITHM_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    SHARDING_TYPES_FIELD_NUMBER: builtins.int
     max_column_splits: builtins.int
     """Levels of the beam search: at most this many column splits in a plan. Default 10."""
     beam_width: builtins.int
@@ -244,10 +305,16 @@ class SearchOptions(google.protobuf.message.Message):
     """Caps on the sum of dims per device tried in each placement, from 1.0 to 1.5 times the mean. Default 11."""
     algorithm: global___Algorithm.ValueType
     seed: builtins.int
-    """Seed of everything drawn at random (today: the random baseline). Default 0."""
+    """Seed of everything drawn at random. Default 0."""
     @property
     def time_budget(self) -> google.protobuf.duration_pb2.Duration:
         """Stop at the best plan found when this much time has passed. Absent: no limit but the RPC's deadline."""
+
+    @property
+    def sharding_types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___ShardingType.ValueType]:
+        """Ways to cut tables that the search may use, where a table's constraints name none. Empty means
+        all but DATA_PARALLEL. ALGORITHM_NEUROSHARD knows TABLE_WISE and COLUMN_WISE only.
+        """
 
     def __init__(
         self,
@@ -259,9 +326,10 @@ class SearchOptions(google.protobuf.message.Message):
         time_budget: google.protobuf.duration_pb2.Duration | None = ...,
         algorithm: global___Algorithm.ValueType = ...,
         seed: builtins.int = ...,
+        sharding_types: collections.abc.Iterable[global___ShardingType.ValueType] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_beam_width", b"_beam_width", "_candidates", b"_candidates", "_grid_steps", b"_grid_steps", "_max_column_splits", b"_max_column_splits", "beam_width", b"beam_width", "candidates", b"candidates", "grid_steps", b"grid_steps", "max_column_splits", b"max_column_splits", "time_budget", b"time_budget"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_beam_width", b"_beam_width", "_candidates", b"_candidates", "_grid_steps", b"_grid_steps", "_max_column_splits", b"_max_column_splits", "algorithm", b"algorithm", "beam_width", b"beam_width", "candidates", b"candidates", "grid_steps", b"grid_steps", "max_column_splits", b"max_column_splits", "seed", b"seed", "time_budget", b"time_budget"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_beam_width", b"_beam_width", "_candidates", b"_candidates", "_grid_steps", b"_grid_steps", "_max_column_splits", b"_max_column_splits", "algorithm", b"algorithm", "beam_width", b"beam_width", "candidates", b"candidates", "grid_steps", b"grid_steps", "max_column_splits", b"max_column_splits", "seed", b"seed", "sharding_types", b"sharding_types", "time_budget", b"time_budget"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_beam_width", b"_beam_width"]) -> typing.Literal["beam_width"] | None: ...
     @typing.overload

@@ -67,11 +67,14 @@ class GetShardingPlanResponse(google.protobuf.message.Message):
     SEARCH_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
+    GAP_FIELD_NUMBER: builtins.int
     cost_ms: builtins.float
     """Predicted milliseconds per iteration of the slowest device: max(total_ms + wait_ms)."""
     lower_bound_ms: builtins.float
     """No legal plan costs less by the same models. Absent when the algorithm derives no bound."""
     request_id: builtins.str
+    gap: builtins.float
+    """cost_ms / lower_bound_ms - 1: at most so much better could any plan be. Absent with the bound."""
     @property
     def plan(self) -> shardwright.v1.plan_pb2.ShardingPlan: ...
     @property
@@ -100,9 +103,13 @@ class GetShardingPlanResponse(google.protobuf.message.Message):
         search: shardwright.v1.plan_pb2.SearchSummary | None = ...,
         request_id: builtins.str = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        gap: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_lower_bound_ms", b"_lower_bound_ms", "cost_model", b"cost_model", "lower_bound_ms", b"lower_bound_ms", "plan", b"plan", "search", b"search"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_lower_bound_ms", b"_lower_bound_ms", "baselines", b"baselines", "cost_model", b"cost_model", "cost_ms", b"cost_ms", "devices", b"devices", "lower_bound_ms", b"lower_bound_ms", "plan", b"plan", "request_id", b"request_id", "search", b"search", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_gap", b"_gap", "_lower_bound_ms", b"_lower_bound_ms", "cost_model", b"cost_model", "gap", b"gap", "lower_bound_ms", b"lower_bound_ms", "plan", b"plan", "search", b"search"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_gap", b"_gap", "_lower_bound_ms", b"_lower_bound_ms", "baselines", b"baselines", "cost_model", b"cost_model", "cost_ms", b"cost_ms", "devices", b"devices", "gap", b"gap", "lower_bound_ms", b"lower_bound_ms", "plan", b"plan", "request_id", b"request_id", "search", b"search", "warnings", b"warnings"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_gap", b"_gap"]) -> typing.Literal["gap"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_lower_bound_ms", b"_lower_bound_ms"]) -> typing.Literal["lower_bound_ms"] | None: ...
 
 global___GetShardingPlanResponse = GetShardingPlanResponse

@@ -28,6 +28,11 @@ class ShardingPlanServiceStub(object):
                 request_serializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanRequest.SerializeToString,
                 response_deserializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanResponse.FromString,
                 )
+        self.StreamShardingPlan = channel.unary_stream(
+                '/shardwright.v1.ShardingPlanService/StreamShardingPlan',
+                request_serializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanRequest.SerializeToString,
+                response_deserializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanResponse.FromString,
+                )
         self.EvaluateShardingPlan = channel.unary_unary(
                 '/shardwright.v1.ShardingPlanService/EvaluateShardingPlan',
                 request_serializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.EvaluateShardingPlanRequest.SerializeToString,
@@ -59,6 +64,17 @@ class ShardingPlanServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamShardingPlan(self, request, context):
+        """As GetShardingPlan, but answers with each better plan as soon as it is found. The last answer is
+        the one that GetShardingPlan gives; baselines and lower_bound_ms stand in all.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EvaluateShardingPlan(self, request, context):
         """Predicts what a given plan costs.
         """
@@ -78,6 +94,11 @@ def add_ShardingPlanServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetShardingPlan': grpc.unary_unary_rpc_method_handler(
                     servicer.GetShardingPlan,
+                    request_deserializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanRequest.FromString,
+                    response_serializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanResponse.SerializeToString,
+            ),
+            'StreamShardingPlan': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamShardingPlan,
                     request_deserializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanRequest.FromString,
                     response_serializer=shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanResponse.SerializeToString,
             ),
@@ -122,6 +143,23 @@ class ShardingPlanService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/shardwright.v1.ShardingPlanService/GetShardingPlan',
+            shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanRequest.SerializeToString,
+            shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StreamShardingPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/shardwright.v1.ShardingPlanService/StreamShardingPlan',
             shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanRequest.SerializeToString,
             shardwright_dot_v1_dot_sharding__plan__service__pb2.GetShardingPlanResponse.FromString,
             options, channel_credentials,

@@ -36,6 +36,17 @@ class ShardingPlanServiceStub:
     ]
     """Searches for the plan with the lowest predicted cost."""
 
+    StreamShardingPlan: grpc.UnaryStreamMultiCallable[
+        shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
+        shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse,
+    ]
+    """As GetShardingPlan, but answers with each better plan as soon as it is found. The last answer is
+    the one that GetShardingPlan gives; baselines and lower_bound_ms stand in all.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+
     EvaluateShardingPlan: grpc.UnaryUnaryMultiCallable[
         shardwright.v1.sharding_plan_service_pb2.EvaluateShardingPlanRequest,
         shardwright.v1.sharding_plan_service_pb2.EvaluateShardingPlanResponse,
@@ -65,6 +76,17 @@ class ShardingPlanServiceAsyncStub:
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse,
     ]
     """Searches for the plan with the lowest predicted cost."""
+
+    StreamShardingPlan: grpc.aio.UnaryStreamMultiCallable[
+        shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
+        shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse,
+    ]
+    """As GetShardingPlan, but answers with each better plan as soon as it is found. The last answer is
+    the one that GetShardingPlan gives; baselines and lower_bound_ms stand in all.
+    buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
 
     EvaluateShardingPlan: grpc.aio.UnaryUnaryMultiCallable[
         shardwright.v1.sharding_plan_service_pb2.EvaluateShardingPlanRequest,
@@ -97,6 +119,19 @@ class ShardingPlanServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse, collections.abc.Awaitable[shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse]]:
         """Searches for the plan with the lowest predicted cost."""
+
+    @abc.abstractmethod
+    def StreamShardingPlan(
+        self,
+        request: shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse], collections.abc.AsyncIterator[shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse]]:
+        """As GetShardingPlan, but answers with each better plan as soon as it is found. The last answer is
+        the one that GetShardingPlan gives; baselines and lower_bound_ms stand in all.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
 
     @abc.abstractmethod
     def EvaluateShardingPlan(

@@ -1,0 +1,128 @@
+"""Constraints against the rest of a problem, and plans against constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from shardwright.domain.errors import Checks, IllegalPlanError, Violation
+from shardwright.domain.options import SearchOptions
+from shardwright.domain.plan import ShardingPlan, sharding_type
+from shardwright.domain.problem import ShardingProblem
+from shardwright.domain.sharding_type import ShardingType
+from shardwright.domain.table import EmbeddingTable
+
+
+def allowed_sharding_types(
+    table: EmbeddingTable, options: SearchOptions
+) -> tuple[ShardingType, ...]:
+    """Ways to cut a table: its constraints', else the options'; whole in a colocation group."""
+    if table.constraints.colocation_group:
+        return (ShardingType.TABLE_WISE,)
+    return table.constraints.sharding_types or options.sharding_types
+
+
+def allowed_devices(table: EmbeddingTable, num_devices: int) -> tuple[int, ...]:
+    """Devices that a table's shards may lie on, rising."""
+    return tuple(d for d in range(num_devices) if table.constraints.allows_device(d))
+
+
+def contradictions(problem: ShardingProblem, options: SearchOptions) -> list[Violation]:
+    """Why no plan at all can keep the constraints, by field path; empty when nothing is found."""
+    found: list[Violation] = []
+    for i, table in enumerate(problem.tables):
+        checks = Checks()
+        _check_types(checks, table, problem, options)
+        found += [violation.under(f"tables[{i}].constraints") for violation in checks.violations]
+    found += _group_contradictions(problem)
+    return found
+
+
+def _check_types(
+    checks: Checks, table: EmbeddingTable, problem: ShardingProblem, options: SearchOptions
+) -> None:
+    cluster = problem.cluster
+    types = allowed_sharding_types(table, options)
+    devices = allowed_devices(table, cluster.num_devices)
+    if not checks.require(
+        bool(devices),
+        "excluded_devices" if table.constraints.excluded_devices else "devices",
+        f"leave no device of 0 to {cluster.num_devices - 1} for table {table.name!r}",
+    ):
+        return
+    hosts = {cluster.host_of(device) for device in devices}
+    whole_host = any(
+        all(d in devices for d in range(cluster.num_devices) if cluster.host_of(d) == host)
+        for host in hosts
+    )
+    reachable = {
+        ShardingType.TABLE_WISE: True,
+        ShardingType.COLUMN_WISE: table.embedding_dim >= 2 * table.constraints.min_column_width,
+        ShardingType.ROW_WISE: len(devices) == cluster.num_devices,
+        ShardingType.TABLE_ROW_WISE: whole_host,
+        ShardingType.DATA_PARALLEL: len(devices) == cluster.num_devices,
+    }
+    checks.require(
+        any(reachable[kind] for kind in types),
+        "sharding_types",
+        f"{[kind.value for kind in types]} cannot be kept together with embedding_dim "
+        f"{table.embedding_dim}, min_column_width {table.constraints.min_column_width} and the "
+        f"{len(devices)} allowed of {cluster.num_devices} devices: column_wise needs two column "
+        "ranges of that width, row_wise and data_parallel need all devices, table_row_wise a host",
+    )
+
+
+def _group_contradictions(problem: ShardingProblem) -> Iterator[Violation]:
+    num_devices = problem.cluster.num_devices
+    for group, members in colocation_groups(problem.tables).items():
+        common = set(range(num_devices))
+        for i in members:
+            common &= set(allowed_devices(problem.tables[i], num_devices))
+        if not common:
+            yield Violation(
+                f"tables[{members[0]}].constraints.colocation_group",
+                f"no device is allowed for all {len(members)} tables of group {group!r:.80}",
+            )
+
+
+def colocation_groups(tables: Sequence[EmbeddingTable]) -> dict[str, list[int]]:
+    """Indices of the tables of each colocation group, groups in order of first appearance."""
+    groups: dict[str, list[int]] = {}
+    for i, table in enumerate(tables):
+        if table.constraints.colocation_group:
+            groups.setdefault(table.constraints.colocation_group, []).append(i)
+    return groups
+
+
+def check_constraints(plan: ShardingPlan, problem: ShardingProblem, options: SearchOptions) -> None:
+    """Checks that a legal plan keeps every constraint.
+
+    Raises:
+        IllegalPlanError: With every constraint that is broken.
+    """
+    checks = Checks()
+    for i, table in enumerate(problem.tables):
+        shards = plan.by_table[table.name]
+        kind = sharding_type(table, shards, problem.cluster)
+        types = allowed_sharding_types(table, options)
+        field = f"tables[{i}].constraints"
+        checks.require(kind in types, f"{field}.sharding_types", f"allow {types}, got {kind.value}")
+        for shard in shards:
+            checks.require(
+                table.constraints.allows_device(shard.device),
+                f"{field}.devices",
+                f"do not allow device {shard.device}",
+            )
+            checks.require(
+                kind is not ShardingType.COLUMN_WISE
+                or shard.num_columns >= table.constraints.min_column_width,
+                f"{field}.min_column_width",
+                f"is {table.constraints.min_column_width}, got {shard.num_columns}",
+            )
+    for group, members in colocation_groups(problem.tables).items():
+        devices = {plan.by_table[problem.tables[i].name][0].device for i in members}
+        checks.require(
+            len(devices) == 1,
+            f"tables[{members[0]}].constraints.colocation_group",
+            f"group {group!r:.80} must lie on one device, got {sorted(devices)}",
+        )
+    checks.raise_if_any(IllegalPlanError)
