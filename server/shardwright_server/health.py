@@ -39,16 +39,18 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """The status now; NOT_FOUND for a service that is not here."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "this server has no such service")
-        return Status(status=Status.NOT_SERVING if self._draining.is_set() else Status.SERVING)
+        return self._answer(request.service)
 
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> None:
         """The status now, and NOT_SERVING when the server drains; then the stream ends."""
-        known = request.service in self._services
         if not self._draining.is_set():
-            status = Status.SERVING if known else Status.SERVICE_UNKNOWN
-            await context.write(Status(status=status))
+            await context.write(self._answer(request.service))
             await self._draining.wait()
-        status = Status.NOT_SERVING if known else Status.SERVICE_UNKNOWN
-        await context.write(Status(status=status))
+        await context.write(self._answer(request.service))
+
+    def _answer(self, service: str) -> health_pb2.HealthCheckResponse:
+        if service not in self._services:
+            return Status(status=Status.SERVICE_UNKNOWN)
+        return Status(status=Status.NOT_SERVING if self._draining.is_set() else Status.SERVING)
