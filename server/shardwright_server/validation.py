@@ -6,14 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
-
 from shardwright import wire
 from shardwright.domain import Checks, EvaluateRequest, InvalidValueError, PlanRequest
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
-from shardwright_server.errors import UndecodableRequestError
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 MAX_SHARDS = 1_000_000
@@ -36,21 +32,6 @@ class Limits:
 
     max_tables: int
     max_devices: int
-
-
-def decode(kind: type[M], data: bytes) -> M:
-    """Decodes a message.
-
-    Raises:
-        UndecodableRequestError: When the bytes are no message of that type.
-    """
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise UndecodableRequestError(
-            f"the request is not a {kind.DESCRIPTOR.full_name}: its {len(data)} bytes cannot be "
-            "decoded; send a message of shardwright.v1"
-        ) from error
 
 
 def read_plan_request(message: service_pb2.GetShardingPlanRequest, limits: Limits) -> PlanRequest:

@@ -359,3 +359,13 @@ def test_a_plan_that_overfills_a_device_is_a_failed_precondition(server: Running
     error, _ = refused(lambda: server.stub.EvaluateShardingPlan(request, timeout=60))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "1 bytes are missing" in error.details()
+
+
+def test_a_message_that_would_blow_up_in_memory_is_refused_undecoded(
+    server: RunningServer,
+) -> None:
+    bomb = b"\x12\x00" * (31 << 20)
+    error, _ = refused(lambda: server.send_bytes(f"/{SERVICE_NAME}/GetShardingPlan", bomb))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "more than 1200000 tables, shards and overrides" in error.details()
+    assert server.plan(plan_request()).cost_ms > 0
