@@ -1,8 +1,9 @@
 """The search as the paper's pseudo-code reads: one candidate, cap, table and device at a time.
 
 NeuroShard's beam search and greedy grid search (MLSys 2023), with the differences that the
-docstring of `shardwright_server.search.beam` lists. Slow and plain on purpose: the lockstep search must choose
-the same plan. Shares nothing with it but domain types, features and the CostModel protocol.
+docstring of `shardwright_server.search.beam` lists. Slow and plain on purpose: the lockstep search
+must choose the same plan. Shares nothing with it but domain types, features and the CostModel
+protocol.
 """
 
 from __future__ import annotations
