@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 
 _ROOFLINE = "roofline:"
+_MAX_DEVICE_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
 
 DeviceOption = Annotated[
     str, typer.Option(help="cpu, cuda, or roofline:PROFILE (an analytic model, not a measurement).")
@@ -73,8 +74,8 @@ def compute(
     max_memory_bytes: Annotated[
         int | None,
         typer.Option(
-            help="Most weights and optimizer state in one operator. "
-            "Default: what the device has free; unlimited for a roofline.",
+            help="Most weights and optimizer state in one operator. Default: half of the "
+            "device's free memory, on cpu at most 1 GiB; unlimited for a roofline.",
             show_default=False,
         ),
     ] = None,
@@ -169,6 +170,14 @@ def comm(
         int, typer.Option(help="Largest mean sum of embedding dims per device.")
     ] = 8192,
     max_skew_ms: Annotated[float, typer.Option(help="Latest start of a device.")] = 20.0,
+    max_device_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Most bytes of buffers on one device. "
+            "Default: 64 MiB on cpu, 4 GiB on cuda, unlimited for a roofline.",
+            show_default=False,
+        ),
+    ] = None,
     warmup: WarmupOption = 2,
     repetitions: RepetitionsOption = 9,
     timeout_s: Annotated[
@@ -183,6 +192,7 @@ def comm(
         max_batch_size=max_batch_size,
         max_device_dim=max_device_dim,
         max_skew_ms=max_skew_ms,
+        max_device_bytes=max_device_bytes or _MAX_DEVICE_BYTES.get(device),
     )
     recording = partial(
         Recording,

@@ -7,7 +7,7 @@ import json
 import grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-"""Largest request and response; a plan of 100,000 tables takes about 10 MiB."""
+"""Largest request and response; a request of 100,000 tables takes about 25 MiB."""
 
 KEEPALIVE_TIME_MS = 330_000
 """Between pings on a quiet connection: above the 300 s that gRPC servers demand by default (they

@@ -24,7 +24,12 @@ from shardwright import wire
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright_client import files, render
 from shardwright_client.client import DEFAULT_TIMEOUT_S, ShardingPlanClient
-from shardwright_client.errors import InfeasibleError, ServerError, ShardwrightClientError
+from shardwright_client.errors import (
+    InfeasibleError,
+    InvalidRequestError,
+    ServerError,
+    ShardwrightClientError,
+)
 
 EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
@@ -233,8 +238,15 @@ def run() -> None:
     try:
         app(prog_name="shardwright")
     except ShardwrightClientError as error:
-        print(f"shardwright: {error}", file=sys.stderr)
+        print(f"shardwright: {_message(error)}", file=sys.stderr)
         sys.exit(_exit_code(error))
+
+
+def _message(error: ShardwrightClientError) -> str:
+    if isinstance(error, InvalidRequestError) and len(error.violations) > 1:
+        listed = "".join(f"\n  {violation}" for violation in error.violations)
+        return f"the server rejects the request:{listed}"
+    return str(error)
 
 
 def _exit_code(error: ShardwrightClientError) -> int:

@@ -160,6 +160,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _to_message(data: Any, message: M, path: str) -> M:
     try:
+        if not isinstance(data, dict):
+            raise TypeError("must be an object")
         json_format.ParseDict(data, message)
     except (json_format.Error, ValueError, TypeError, AttributeError) as error:
         problems = list(find_problems(data, message.DESCRIPTOR)) or [str(error)]

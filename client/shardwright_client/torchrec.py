@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, cast
 
 from shardwright.domain import (
     Cluster,
-    EmbeddingTable,
-    IllegalPlanError,
     InvalidValueError,
     Optimizer,
     Shard,
     ShardingPlan,
     ShardingType,
-    sharding_type,
 )
-from shardwright_client.errors import MissingDependencyError, PlanMismatchError
+from shardwright_client.column_shards import equal_widths_per_device
+from shardwright_client.errors import MissingDependencyError
+from shardwright_client.torchrec_checks import (
+    BY_ROWS,
+    check_mean_pooling,
+    check_names,
+    configs_of,
+    sharding_types,
+    warn_of_rowwise_adagrad,
+)
 
 if TYPE_CHECKING:
     from torch import nn
     from torchrec.distributed.types import ParameterSharding
     from torchrec.distributed.types import ShardingPlan as TorchRecPlan
-    from torchrec.modules.embedding_configs import EmbeddingBagConfig
     from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 DeviceType = Literal["cpu", "cuda"]
@@ -45,7 +48,8 @@ def to_torchrec(
 
     Tables are matched by name over all `EmbeddingBagCollection`s in `module`; every table of the
     plan must be in exactly one of them and every table of theirs in the plan. Device d of the
-    plan is rank d. Other embedding modules stay as they are.
+    plan is rank d. Other embedding modules stay as they are. Slices of one table that lie on one
+    rank with unequal widths are recut there (`column_shards.equal_widths_per_device`).
 
     Args:
         plan: The plan of a server, or one's own.
@@ -71,11 +75,12 @@ def to_torchrec(
     cluster = _job_cluster(world_size, local_world_size)
     types = _import_torchrec_types()
     collections = _embedding_bag_collections(module)
-    configs = [c for collection in collections.values() for c in _configs(collection)]
-    _check_names(plan, configs, collections, world_size)
-    kinds = _sharding_types(plan, configs, cluster)
+    configs = [c for collection in collections.values() for c in configs_of(collection)]
+    check_names(plan, configs, collections, world_size)
+    kinds = sharding_types(plan, configs, cluster)
+    check_mean_pooling(collections, kinds)
     if any(kind is ShardingType.COLUMN_WISE for kind in kinds.values()):
-        _warn_of_rowwise_adagrad(collections, kinds, optimizer)
+        warn_of_rowwise_adagrad(collections, kinds, optimizer)
     torchrec_plan: TorchRecPlan = types.ShardingPlan(
         plan={
             path: types.EmbeddingModuleShardingPlan(
@@ -87,7 +92,7 @@ def to_torchrec(
                         local_world_size,
                         device_type,
                     )
-                    for config in _configs(collection)
+                    for config in configs_of(collection)
                 }
             )
             for path, collection in collections.items()
@@ -97,9 +102,9 @@ def to_torchrec(
 
 
 def _import_torchrec_types() -> ModuleType:
-    """The module `torchrec.distributed.types`; importing it loads fbgemm's operators."""
+    """The module `torchrec.distributed.types`; fbgemm's operators are loaded too."""
     try:
-        import torchrec  # noqa: F401  loads the operators
+        import fbgemm_gpu  # noqa: F401  registers the operators that torchrec calls
         from torchrec.distributed import types
     except ImportError as error:
         raise MissingDependencyError(
@@ -132,84 +137,6 @@ def _embedding_bag_collections(module: nn.Module) -> dict[str, EmbeddingBagColle
     }
 
 
-def _configs(collection: EmbeddingBagCollection) -> list[EmbeddingBagConfig]:
-    configs: list[EmbeddingBagConfig] = collection.embedding_bag_configs()
-    return configs
-
-
-def _check_names(
-    plan: ShardingPlan,
-    configs: list[EmbeddingBagConfig],
-    collections: dict[str, EmbeddingBagCollection],
-    world_size: int,
-) -> None:
-    problems = []
-    if not collections:
-        problems.append(
-            "the module holds no EmbeddingBagCollection; pass the unsharded model that goes into "
-            "DistributedModelParallel"
-        )
-    count = Counter(config.name for config in configs)
-    if collections:
-        missing = [name for name in plan.by_table if name not in count]
-        if missing:
-            problems.append(
-                f"the module has no table {_some(missing)}; it has {_some(list(count))}. Name the "
-                f"tables of the request as the EmbeddingBagConfigs are named"
-            )
-    unplanned = [name for name in count if name not in plan.by_table]
-    if unplanned:
-        problems.append(
-            f"the plan lacks table {_some(unplanned)} of the module; TorchRec would leave it "
-            f"unsharded. Ask for a plan of all tables"
-        )
-    repeated = [name for name, times in count.items() if times > 1]
-    if repeated:
-        problems.append(
-            f"the module has table {_some(repeated)} in more than one EmbeddingBagCollection; "
-            f"names must be unique"
-        )
-    num_devices = 1 + max((shard.device for shard in plan.shards), default=0)
-    if num_devices > world_size:
-        problems.append(
-            f"the plan uses {num_devices} devices and the job has world_size {world_size}; ask "
-            f"for a plan with cluster.num_devices = {world_size}"
-        )
-    if problems:
-        raise PlanMismatchError(problems)
-
-
-def _some(names: list[str]) -> str:
-    """At most five names, for a message."""
-    shown = ", ".join(map(repr, names[:5]))
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
-
-
-def _sharding_types(
-    plan: ShardingPlan, configs: list[EmbeddingBagConfig], cluster: Cluster
-) -> dict[str, ShardingType]:
-    """How each table is cut, checked against the module's real shapes."""
-    kinds: dict[str, ShardingType] = {}
-    problems = []
-    for config in configs:
-        try:
-            table = EmbeddingTable(
-                config.name, config.num_embeddings, config.embedding_dim, pooling_factor=1.0
-            )
-            kinds[config.name] = sharding_type(table, plan.by_table[config.name], cluster)
-        except IllegalPlanError as error:
-            problems += [f"table {config.name!r} ({_shape(config)}): {v}" for v in error.violations]
-        except InvalidValueError as error:
-            problems += [f"table {config.name!r} of the module: {v}" for v in error.violations]
-    if problems:
-        raise PlanMismatchError(problems)
-    return kinds
-
-
-def _shape(config: EmbeddingBagConfig) -> str:
-    return f"{config.num_embeddings} x {config.embedding_dim} in the module"
-
-
 def _parameter_sharding(
     shards: tuple[Shard, ...],
     kind: ShardingType,
@@ -220,8 +147,10 @@ def _parameter_sharding(
     from torch.distributed._shard.metadata import ShardMetadata
     from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding
 
-    by_rows = kind in (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
-    ordered = sorted(shards, key=lambda s: s.device if by_rows else s.column_offset)
+    by_rows = kind in BY_ROWS
+    ordered = sorted(shards, key=lambda s: s.device) if by_rows else equal_widths_per_device(shards)
+    if kind is ShardingType.COLUMN_WISE and len(ordered) == 1:
+        kind = ShardingType.TABLE_WISE
     return ParameterSharding(
         sharding_type=kind.value,
         compute_kernel=_COMPUTE_KERNEL,
@@ -247,32 +176,3 @@ def _placement(rank: int, local_world_size: int, device_type: DeviceType) -> str
     """TorchRec's name of a rank's device; CUDA devices count from 0 on every host."""
     device = "cpu" if device_type == "cpu" else f"cuda:{rank % local_world_size}"
     return f"rank:{rank}/{device}"
-
-
-def _warn_of_rowwise_adagrad(
-    collections: dict[str, EmbeddingBagCollection],
-    kinds: dict[str, ShardingType],
-    optimizer: Optimizer | None,
-) -> None:
-    """Warns of tables cut in columns whose optimizer keeps one state per row of each slice."""
-    cut = [name for name, kind in kinds.items() if kind is ShardingType.COLUMN_WISE]
-    if optimizer is None:
-        cut = [name for name in cut if _is_rowwise_adagrad(collections, name)]
-    elif optimizer is not Optimizer.ROWWISE_ADAGRAD:
-        cut = []
-    if cut:
-        warnings.warn(
-            f"table {_some(cut)} is cut in columns under rowwise Adagrad: each slice keeps its own "
-            f"state per row, so training differs slightly from the unsharded table",
-            stacklevel=3,
-        )
-
-
-def _is_rowwise_adagrad(collections: dict[str, EmbeddingBagCollection], name: str) -> bool:
-    """Whether `apply_optimizer_in_backward` gave the table's weight a rowwise Adagrad."""
-    for collection in collections.values():
-        if name in collection.embedding_bags:
-            weight = collection.embedding_bags[name].weight
-            classes = getattr(weight, "_optimizer_classes", ())
-            return any(kind.__name__.lower() == "rowwiseadagrad" for kind in classes)
-    return False

@@ -22,17 +22,13 @@ def main() -> None:
     try:
         settings = read_settings(sys.argv[1:])
         logs.configure(settings.log_format)
-        drained = asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings))
     except StartupError as error:
         print(f"shardwright-server: {error}", file=sys.stderr)
         sys.exit(EXIT_BAD_START)
-    if not drained:
-        # the interpreter would wait for searches that nobody waits for any more
-        sys.stderr.flush()
-        os._exit(0)
 
 
-async def _serve(settings: Settings) -> bool:
+async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -41,4 +37,7 @@ async def _serve(settings: Settings) -> bool:
     server = Server(settings, models, faults)
     await server.start()
     await stop.wait()
-    return await server.stop()
+    if not await server.stop():
+        # the interpreter would wait for searches that nobody waits for any more
+        sys.stderr.flush()
+        os._exit(0)

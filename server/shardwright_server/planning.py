@@ -49,10 +49,10 @@ def plan(request: PlanRequest, cost_model: CostModel, *, deadline_s: float | Non
     started_s = time.monotonic()
     problem, options = request.problem, request.options
     check_capacity(problem)
+    budget = Budget(options.time_budget_s, deadline_s)
     counting = CountingCostModel(cost_model)
     evaluator = PlanEvaluator(problem, counting)
-    search = SEARCHES[options.algorithm]
-    found = search(evaluator, options, Budget(options.time_budget_s, deadline_s))
+    found = SEARCHES[options.algorithm](evaluator, options, budget)
     types = _check_own_plan(found.plan, problem)
     cost_ms, devices, warnings = _score(found.plan, types, evaluator, cost_model)
     compared = baselines(evaluator, options.seed)

@@ -8,10 +8,11 @@ from wsgiref.simple_server import WSGIServer
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import start_http_server
 
+from shardwright_server import health
 from shardwright_server.admission import Admission
 from shardwright_server.errors import StartupError
 from shardwright_server.interceptors import ObservingInterceptor, StatusInterceptor
@@ -25,7 +26,7 @@ _LOG = structlog.get_logger(__name__)
 
 SERVICES = (
     SERVICE,
-    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    health.SERVICE,
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 )
 
@@ -51,7 +52,7 @@ class Server:
         self._metrics = Metrics(_rpcs())
         self._metrics.show_bundles((d.cost_model for d in models.describe()), len(tuple(faults)))
         self._metrics.show_admission(self._admission)
-        self._health = health.aio.HealthServicer()
+        self._health = health.HealthServicer(s.full_name for s in SERVICES)
         self._grpc = grpc.aio.server(
             interceptors=[ObservingInterceptor(self._metrics), StatusInterceptor()],
             options=[
@@ -80,8 +81,6 @@ class Server:
         self.port = self._bind_grpc(host, self._settings.port)
         self.metrics_port = self._start_metrics(host, self._settings.metrics_port)
         await self._grpc.start()
-        for service in SERVICES:
-            await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
         _LOG.info("serving", host=host, port=self.port, metrics_port=self.metrics_port)
 
     async def stop(self) -> bool:
@@ -90,7 +89,7 @@ class Server:
         Returns:
             Whether no search is left running.
         """
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         _LOG.info("draining", grace_seconds=self._settings.grace_seconds)
         await self._grpc.stop(self._settings.grace_seconds)
         self._admission.close()

@@ -14,14 +14,10 @@ from shardwright.domain import EvaluationResult, PlanResult
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright_server import planning
 from shardwright_server.admission import Admission
+from shardwright_server.decoding import decode
 from shardwright_server.metrics import Metrics
 from shardwright_server.model_store import ModelStore
-from shardwright_server.validation import (
-    Limits,
-    decode,
-    read_evaluate_request,
-    read_plan_request,
-)
+from shardwright_server.validation import Limits, read_evaluate_request, read_plan_request
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -6,14 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
-
 from shardwright import wire
 from shardwright.domain import Checks, EvaluateRequest, InvalidValueError, PlanRequest
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
-from shardwright_server.errors import UndecodableRequestError
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 MAX_SHARDS = 1_000_000
@@ -21,6 +17,10 @@ MAX_SHARDS = 1_000_000
 
 MAX_FEATURE_NAMES = 1_000_000
 """Of all tables of a request together."""
+
+MAX_BEAM_PIECES = 50_000_000
+"""Of all states of one level of the beam search, 8 bytes each. The default search of 100,000 tables
+has 6 million."""
 
 ProblemMessage = service_pb2.GetShardingPlanRequest | service_pb2.EvaluateShardingPlanRequest
 
@@ -38,21 +38,6 @@ class Limits:
     max_devices: int
 
 
-def decode(kind: type[M], data: bytes) -> M:
-    """Decodes a message.
-
-    Raises:
-        UndecodableRequestError: When the bytes are no message of that type.
-    """
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise UndecodableRequestError(
-            f"the request is not a {kind.DESCRIPTOR.full_name}: its {len(data)} bytes cannot be "
-            "decoded; send a message of shardwright.v1"
-        ) from error
-
-
 def read_plan_request(message: service_pb2.GetShardingPlanRequest, limits: Limits) -> PlanRequest:
     """Reads a plan request.
 
@@ -61,7 +46,9 @@ def read_plan_request(message: service_pb2.GetShardingPlanRequest, limits: Limit
             parts, with that alone: the parts are not looked at.
     """
     _check_counts(message, limits).raise_if_any()
-    return _read(wire.plan_request_from_proto, message, limits)
+    checks = _check_cluster(message, limits)
+    _check_beam(checks, message)
+    return _read(wire.plan_request_from_proto, message, checks)
 
 
 def read_evaluate_request(
@@ -71,14 +58,12 @@ def read_evaluate_request(
     checks = _check_counts(message, limits)
     _require_at_most(checks, "plan.shards", "shards", len(message.plan.shards), MAX_SHARDS)
     checks.raise_if_any()
-    return _read(wire.evaluate_request_from_proto, message, limits)
+    checks = _check_cluster(message, limits)
+    return _read(wire.evaluate_request_from_proto, message, checks)
 
 
-def _read(from_proto: Callable[..., T], message: ProblemMessage, limits: Limits) -> T:
-    checks = Checks()
-    _require_at_most(
-        checks, "cluster.num_devices", "devices", message.cluster.num_devices, limits.max_devices
-    )
+def _read(from_proto: Callable[..., T], message: ProblemMessage, checks: Checks) -> T:
+    """Reads a request; the contract's violations and those in `checks` come together."""
     try:
         request: T = from_proto(message)
     except InvalidValueError as error:
@@ -100,6 +85,29 @@ def _check_counts(message: ProblemMessage, limits: Limits) -> Checks:
         checks, "cluster.device_memory_overrides", "overrides", overrides, limits.max_devices
     )
     return checks
+
+
+def _check_cluster(message: ProblemMessage, limits: Limits) -> Checks:
+    checks = Checks()
+    devices = message.cluster.num_devices
+    _require_at_most(checks, "cluster.num_devices", "devices", devices, limits.max_devices)
+    return checks
+
+
+def _check_beam(checks: Checks, message: service_pb2.GetShardingPlanRequest) -> None:
+    """Bounds the memory of one level of the beam search: so many children, of so many pieces."""
+    try:
+        options = wire.options_from_proto(message.options)
+    except InvalidValueError:
+        return  # told with all that the contract demands
+    pieces = len(message.tables) + options.max_column_splits
+    children = options.beam_width * min(2 * options.candidates, pieces)
+    checks.require(
+        children * pieces <= MAX_BEAM_PIECES,
+        "options",
+        f"a level of this search has {children} states of up to {pieces} pieces; this server takes "
+        f"at most {MAX_BEAM_PIECES} pieces in all: lower beam_width or candidates",
+    )
 
 
 def _require_at_most(checks: Checks, field: str, noun: str, found: int, most: int) -> None:

@@ -50,7 +50,7 @@ class RunningServer:
             text: str = answer.read().decode()
         return text
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """One sample of a scrape; labels in any order, all of them."""
         from prometheus_client.parser import text_string_to_metric_families
 

@@ -117,6 +117,7 @@ BAD = {
     "no grid": (setter("options.grid_steps", 0), {"options.grid_steps"}),
     "negative splits": (setter("options.max_column_splits", -1), {"options.max_column_splits"}),
     "negative budget": (setter("options.time_budget.seconds", -1), {"options.time_budget"}),
+    "absurd candidates": (setter("options.candidates", 10**9), {"options.candidates"}),
     "unknown algorithm": (setter("options.algorithm", 42), {"options.algorithm"}),
     "long request id": (setter("request_id", "x" * 129), {"request_id"}),
 }
@@ -168,6 +169,16 @@ def test_a_limit_of_this_server_is_told_together_with_other_mistakes(server: Run
     found = violations(server, request)
     assert set(found) == {"cluster.num_devices", "tables[0].embedding_dim"}
     assert found["cluster.num_devices"] == ["this server takes at most 4096 devices, got 4098"]
+
+
+def test_a_search_that_would_fill_the_memory_is_refused(server: RunningServer) -> None:
+    request = plan_request(num_tables=2000)
+    request.options.beam_width = 100
+    request.options.candidates = 1000
+    request.optimizer = 0
+    found = violations(server, request)
+    assert set(found) == {"options", "optimizer"}
+    assert "lower beam_width or candidates" in found["options"][0]
 
 
 def test_the_message_alone_says_what_is_wrong_and_what_to_change(server: RunningServer) -> None:
@@ -359,3 +370,13 @@ def test_a_plan_that_overfills_a_device_is_a_failed_precondition(server: Running
     error, _ = refused(lambda: server.stub.EvaluateShardingPlan(request, timeout=60))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "1 bytes are missing" in error.details()
+
+
+def test_a_message_that_would_blow_up_in_memory_is_refused_undecoded(
+    server: RunningServer,
+) -> None:
+    bomb = b"\x12\x00" * (31 << 20)
+    error, _ = refused(lambda: server.send_bytes(f"/{SERVICE_NAME}/GetShardingPlan", bomb))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "more than 1200000 tables, shards and overrides" in error.details()
+    assert server.plan(plan_request()).cost_ms > 0

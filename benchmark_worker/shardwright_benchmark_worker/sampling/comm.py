@@ -49,11 +49,13 @@ def draw_comm_sample(limits: CommLimits, seed: int, index: int) -> CommSample:
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, index)))
     world_size, devices_per_host = _draw_shape(rng, limits)
     batch_size = draw_batch_size(rng, limits.min_batch_size, limits.max_batch_size)
+    batch_size = math.ceil(batch_size / world_size) * world_size
+    dims = _draw_dims(rng, world_size, limits.max_device_dim)
     return CommSample(
         index=index,
         devices_per_host=devices_per_host,
-        global_batch_size=math.ceil(batch_size / world_size) * world_size,
-        dims=_draw_dims(rng, world_size, limits.max_device_dim),
+        global_batch_size=batch_size,
+        dims=_within(dims, batch_size, limits.max_device_bytes),
         start_skew_ms=_draw_skew_ms(rng, world_size, limits.max_skew_ms),
     )
 
@@ -91,6 +93,20 @@ def _draw_dims(
     if not dims.any():
         dims[0] = COLUMN_MULTIPLE
     return np.minimum(dims, 16 * max_device_dim).astype(np.int64)
+
+
+def _within(
+    dims: npt.NDArray[np.int64], batch_size: int, max_device_bytes: int | None
+) -> npt.NDArray[np.int64]:
+    """Scales the dims down until the fp32 buffers of the busiest device fit."""
+    buffer_bytes = 4 * batch_size * (int(dims.max()) + int(dims.sum()) // len(dims))
+    if max_device_bytes is None or buffer_bytes <= max_device_bytes:
+        return dims
+    scaled = (dims * (max_device_bytes / buffer_bytes)).astype(np.int64)
+    scaled = scaled // COLUMN_MULTIPLE * COLUMN_MULTIPLE
+    if not scaled.any():
+        scaled[int(dims.argmax())] = COLUMN_MULTIPLE
+    return scaled
 
 
 def _draw_skew_ms(

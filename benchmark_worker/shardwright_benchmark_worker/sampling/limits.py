@@ -64,6 +64,7 @@ class CommLimits:
         max_batch_size: Largest global batch.
         max_device_dim: Largest mean over devices of the sum of embedding dims.
         max_skew_ms: Latest start of a device after the first.
+        max_device_bytes: Of what one device sends and receives; None: unlimited.
     """
 
     world_size: int | None = None
@@ -73,6 +74,7 @@ class CommLimits:
     max_batch_size: int = 262_144
     max_device_dim: int = 8192
     max_skew_ms: float = 20.0
+    max_device_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _require_range("--max-world-size", self.max_world_size, 2, 65_536)
@@ -80,6 +82,8 @@ class CommLimits:
         _require_batches(self.min_batch_size, self.max_batch_size)
         if not (math.isfinite(self.max_skew_ms) and 0 <= self.max_skew_ms <= 10_000):
             raise OptionError(f"--max-skew-ms must be in 0 .. 10000, got {self.max_skew_ms:g}")
+        if self.max_device_bytes is not None:
+            _require_range("--max-device-bytes", self.max_device_bytes, 2**20, 2**62)
         if self.world_size is not None:
             _require_range("the world size", self.world_size, 2, 65_536)
         if self.devices_per_host is not None:

@@ -54,7 +54,7 @@ def rescale(reuse_histogram: FloatArray, factor: FloatArray) -> FloatArray:
 def uniform_histogram(num_rows: float, lookups: float) -> FloatArray:
     """The expected histogram of a table whose rows are all equally popular, `[17]`, sum 1."""
     accessed = _accessed_by_bin(lookups / num_rows)
-    return accessed / accessed.sum()
+    return np.asarray(accessed / accessed.sum())
 
 
 @lru_cache(maxsize=1)
@@ -71,18 +71,17 @@ def _shift_matrices() -> FloatArray:
 def _accessed_by_bin(rate: float) -> FloatArray:
     """`[17]`, probability that a row of Poisson `rate` is accessed and falls into each bin."""
     edges = [_poisson_cdf(2**i, rate) for i in range(REUSE_BINS - 1)]
-    # a floor of one in 1e300 keeps the share defined for rates that underflow
-    return (
-        np.maximum(np.diff([_poisson_cdf(0, rate), *edges, 1.0]), 0.0)
-        + 1e-300 * np.eye(1, REUSE_BINS).ravel()
-    )
+    accessed = np.maximum(np.diff([_poisson_cdf(0, rate), *edges, 1.0]), 0.0)
+    # rates can underflow: then a row that is accessed at all is accessed once
+    accessed[0] = max(accessed[0], 1e-300)
+    return np.asarray(accessed)
 
 
 def _poisson_cdf(count: int, rate: float) -> float:
     if rate > 64:
         # normal approximation with continuity correction
         return 0.5 * math.erfc((rate - count - 0.5) / math.sqrt(2 * rate))
-    if count > 512:
+    if count > rate + 12 * math.sqrt(rate) + 40:
         return 1.0
     term = math.exp(-rate)
     total = term

@@ -17,6 +17,8 @@ ENCODING_SIZE = 32
 _MAX_LOG = 30.0
 _MAX_CORRECTION = 4.0
 _TINY = 1e-6
+_LOG_STEP = 5.0
+"""Coefficients span many orders of magnitude: an optimizer's step moves them this much faster."""
 _TRUSTED = 4.0
 """Networks see inputs up to this many standard deviations; beyond, only the power laws go on."""
 
@@ -152,18 +154,18 @@ class PositiveLinear(nn.Module):
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((fan_in, fan_out), -3.0))
-        self.bias = nn.Parameter(torch.full((fan_out,), -3.0))
+        self.weight = nn.Parameter(torch.full((fan_in, fan_out), -3.0 / _LOG_STEP))
+        self.bias = nn.Parameter(torch.full((fan_out,), -3.0 / _LOG_STEP))
 
     @torch.no_grad()
     def scale(self, log_factor: Tensor) -> None:
         """Multiplies the outputs, `[fan_out]`, by exp of a factor."""
-        self.weight.add_(log_factor)
-        self.bias.add_(log_factor)
+        self.weight.add_(log_factor / _LOG_STEP)
+        self.bias.add_(log_factor / _LOG_STEP)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[n, fan_in]` to `[n, fan_out]`."""
-        return inputs @ torch.exp(self.weight) + torch.exp(self.bias)
+        return inputs @ torch.exp(_LOG_STEP * self.weight) + torch.exp(_LOG_STEP * self.bias)
 
 
 def _bounded(correction: Tensor) -> Tensor:

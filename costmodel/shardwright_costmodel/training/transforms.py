@@ -6,6 +6,8 @@ their logarithms, so that power laws are straight lines and extrapolate as such.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,42 @@ _WARP_COLUMNS = 128.0
 """Columns that one warp of fbgemm's kernels handles at once: 32 threads of 4 elements."""
 
 REUSE_COUNTS = torch.tensor([1.0] + [0.75 * 2.0**i + 0.5 for i in range(1, REUSE_BINS)])
-"""Accesses of a row that stand for each reuse bin: the mean of the whole numbers in (2^(i-1), 2^i]."""
+"""Accesses that stand for each reuse bin: the mean of the whole numbers in (2^(i-1), 2^i]."""
+
+_REUSE_SUMS = torch.cat([torch.ones(REUSE_BINS, REUSE_BINS).tril(), REUSE_COUNTS[:, None]], dim=1)
+"""Reuse bins times this: for each bin, the share of rows in it and all hotter ones; and the mean
+accesses of a row. A product of matrices, because ONNX Runtime's sums of 17 numbers round
+differently with the row's place in memory."""
+
+
+@dataclass(frozen=True)
+class _Reuse:
+    """Reuse of `n` shards in one batch.
+
+    Attributes:
+        accesses: `[n, 17]`, accesses that go to rows of each bin, per distinct row.
+        mean_accesses: `[n, 1]`, of a distinct row.
+        hot_share: `[n, 17]`, distinct rows of each bin and all hotter ones, 1 in the first.
+        distinct: `[n, 1]`, distinct rows: lookups over their mean accesses, at most all rows.
+    """
+
+    accesses: Tensor
+    mean_accesses: Tensor
+    hot_share: Tensor
+    distinct: Tensor
+
+
+def _reuse(shards: Tensor) -> _Reuse:
+    reuse = shards[:, len(SHARD_COLUMNS) - REUSE_BINS :].clamp(min=0.0) + 1e-9
+    sums = reuse @ _REUSE_SUMS.to(shards)
+    hot_share, mean_accesses = sums[:, :REUSE_BINS], sums[:, REUSE_BINS:]
+    lookups = shards[:, 2:3] * shards[:, 3:4]
+    return _Reuse(
+        accesses=reuse * REUSE_COUNTS.to(shards),
+        mean_accesses=mean_accesses,
+        hot_share=hot_share,
+        distinct=torch.minimum(lookups / mean_accesses, shards[:, 0:1]),
+    )
 
 
 def shard_amounts(shards: Tensor) -> Tensor:
@@ -42,7 +79,7 @@ def shard_amounts(shards: Tensor) -> Tensor:
         shards[:, i : i + 1] for i in range(7)
     )
     lookups = pooling * batch
-    distinct = _distinct_rows(shards)
+    distinct = _reuse(shards).distinct
     row_bytes = columns * weight_bytes
     gradient_bytes = columns * _FLOAT_BYTES
     touched_bags = torch.minimum(batch, lookups)
@@ -88,33 +125,17 @@ def shard_inputs(shards: Tensor) -> Tensor:
         `[n, 53] float32`, not normalised.
     """
     reuse = _reuse(shards)
-    # from the hottest bin down: the bytes that a cache must hold to serve the accesses to them
-    hot_rows = torch.flip(torch.cumsum(torch.flip(reuse, [1]), dim=1), [1])
-    row_bytes = shards[:, 1:2] * shards[:, 4:5]
-    hot_bytes = hot_rows * _distinct_rows(shards) * row_bytes
-    accesses = reuse * REUSE_COUNTS.to(shards)
+    # what a cache must hold to serve all accesses to the rows of a bin, the hottest first
+    hot_bytes = reuse.hot_share * reuse.distinct * shards[:, 1:2] * shards[:, 4:5]
     return torch.cat(
         [
             torch.log(shard_amounts(shards)),
             shards[:, 4:7],
             torch.log(hot_bytes + 1.0),
-            accesses / accesses.sum(dim=1, keepdim=True),
+            reuse.accesses / reuse.mean_accesses,
         ],
         dim=1,
     )
-
-
-def _reuse(shards: Tensor) -> Tensor:
-    return shards[:, len(SHARD_COLUMNS) - REUSE_BINS :].clamp(min=0.0) + 1e-9
-
-
-def _distinct_rows(shards: Tensor) -> Tensor:
-    """Distinct rows accessed in a batch, `[n, 1]`: lookups over mean accesses of a row."""
-    reuse = _reuse(shards)
-    accesses = (reuse * REUSE_COUNTS.to(shards)).sum(dim=1, keepdim=True)
-    lookups = shards[:, 2:3] * shards[:, 3:4]
-    distinct = lookups * reuse.sum(dim=1, keepdim=True) / accesses
-    return torch.minimum(distinct, shards[:, 0:1])
 
 
 def comm_amounts(devices: Tensor) -> Tensor:
@@ -167,7 +188,7 @@ def comm_inputs(devices: Tensor) -> Tensor:
     hosts = world / per_host
     return torch.cat(
         [
-            torch.log(comm_amounts(devices) + 1e3),
+            torch.log(comm_amounts(devices) + 1e4),
             torch.log(world),
             torch.log(per_host),
             torch.log(batch),

@@ -1,7 +1,7 @@
 """What users compare with: the greedy heuristics of production systems, and chance.
 
-The four heuristics of NeuroShard's evaluation (MLSys 2023, section 4.1): whole tables by falling
-score, each to the device with the smallest sum of scores that has room in memory.
+The four heuristics of NeuroShard's evaluation (MLSys 2023): whole tables by falling score, each to
+the device with the smallest sum of scores that has room in memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Column splits: NeuroShard's beam search (MLSys 2023, section 3.3; algorithm NEUROSHARD).
+"""Column splits: NeuroShard's beam search (MLSys 2023, arXiv 2305.01868; algorithm NEUROSHARD).
 
 Level 0 is the state of whole tables. Level l halves, in each of the K states kept from level l-1,
 one candidate piece at a time: the N largest in memory united with the N most expensive alone. All

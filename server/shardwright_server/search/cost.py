@@ -6,9 +6,9 @@ wait_d             max_e(compute_e + backward_comm_e) - (compute_d + backward_co
 total_d            compute_d + backward_comm_d + forward_comm_d
 cost of the plan   max_d(total_d + wait_d)
 
-In NeuroShard (MLSys 2023, section 3.2) one network predicts wait and forward transfer together;
-here the wait is computed and the transfer predicted, so that no skew lies outside the training
-range.
+In NeuroShard (MLSys 2023, arXiv 2305.01868) one network predicts wait and forward transfer
+together; here the wait is computed and the transfer predicted, so that no skew lies outside the
+training range.
 """
 
 from __future__ import annotations

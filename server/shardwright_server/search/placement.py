@@ -1,4 +1,4 @@
-"""Table-wise placement: NeuroShard's greedy grid search (MLSys 2023, section 3.3), in lockstep.
+"""Table-wise placement: greedy grid search (NeuroShard, arXiv 2305.01868), in lockstep.
 
 A *state* is a set of pieces, a *cap* an upper limit on the sum of dims of a device (it balances
 communication), a *lane* one greedy placement of one state under one cap: pieces by falling cost

@@ -1,8 +1,9 @@
 """The search as the paper's pseudo-code reads: one candidate, cap, table and device at a time.
 
-NeuroShard (MLSys 2023), algorithms 1 and 2, with the differences that the docstring of
-`shardwright_server.search.beam` lists. Slow and plain on purpose: the lockstep search must choose
-the same plan. Shares nothing with it but domain types, features and the CostModel protocol.
+NeuroShard's beam search and greedy grid search (MLSys 2023), with the differences that the
+docstring of `shardwright_server.search.beam` lists. Slow and plain on purpose: the lockstep search
+must choose the same plan. Shares nothing with it but domain types, features and the CostModel
+protocol.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Reference:
         self.encodings = {}
         self.compute_costs = {}
 
-    # --- Algorithm 1: beam search over column splits -------------------------------------------
+    # --- beam search over column splits ------------------------------------------------------
 
     def search(self) -> ShardingPlan | None:
         """The best plan; None when no state fits."""
@@ -84,7 +85,7 @@ class Reference:
                 offset += width
         return pieces
 
-    # --- Algorithm 2: greedy grid search over caps on the sum of dims --------------------------
+    # --- greedy grid search over caps on the sum of dims ----------------------------------------
 
     def grid_search(self, state):
         """Cost and devices of the best placement of a state; infinite and None when none fits."""

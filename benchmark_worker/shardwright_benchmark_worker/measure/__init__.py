@@ -1,0 +1,1 @@
+"""Real measurements; the only part of the worker that needs torch and fbgemm."""

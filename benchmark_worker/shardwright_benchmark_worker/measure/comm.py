@@ -1,0 +1,152 @@
+"""Times the all-to-all of pooled embeddings among the processes of a torchrun job.
+
+The transfers are those of TorchRec's pooled embeddings: device d holds `dims[d]` columns of the
+whole batch and sends each device its part of the batch; the backward pass sends gradients back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from shardwright_benchmark_worker.errors import LaunchError, OptionError
+from shardwright_benchmark_worker.measure.compute import check_repetitions
+from shardwright_benchmark_worker.measure.device import (
+    Device,
+    median_ms,
+    open_device,
+    spin_ms,
+)
+from shardwright_benchmark_worker.rows import comm_row
+from shardwright_benchmark_worker.sampling import CommSample
+
+_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+
+
+class CommBench:
+    """One rank of a job that measures all-to-alls; every rank calls the same methods in order.
+
+    Attributes:
+        rank: Of this process.
+        world_size: Processes of the job.
+        local_world_size: Processes on this host.
+    """
+
+    def __init__(self, device: Device, warmup: int, repetitions: int) -> None:
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        self._device = device
+        self._warmup = warmup
+        self._repetitions = repetitions
+
+    def fingerprint(self) -> dict[str, str]:
+        """What measures, as text."""
+        return {
+            **self._device.fingerprint(),
+            "backend": self._device.backend,
+            "world_size": str(self.world_size),
+        }
+
+    def agree(self, parts: list[range]) -> list[range]:
+        """What rank 0 has in `parts`, on every rank."""
+        payload = [[(part.start, part.stop) for part in parts]]
+        dist.broadcast_object_list(payload, src=0, device=self._device.torch_device)
+        return [range(start, stop) for start, stop in payload[0]]
+
+    def rows(self, draw: Callable[[int], CommSample], indices: range) -> Iterator[dict[str, Any]]:
+        """Measures the samples of some indices; every rank yields the same dataset rows."""
+        for index in indices:
+            sample = draw(index)
+            times = torch.tensor(
+                self._measure(sample), dtype=torch.float64, device=self._device.torch_device
+            )
+            everyone = [torch.empty_like(times) for _ in range(self.world_size)]
+            dist.all_gather(everyone, times)
+            by_rank = torch.stack(everyone).cpu().numpy()
+            yield comm_row(sample, by_rank[:, 0], by_rank[:, 1], self._repetitions)
+
+    def _measure(self, sample: CommSample) -> tuple[float, float]:
+        """Median forward and backward time of this rank, ms."""
+        local_batch = sample.global_batch_size // self.world_size
+        dims = [int(dim) for dim in sample.dims]
+        # what this rank exchanges with each other one: columns it holds, columns they hold
+        own = [local_batch * dims[self.rank]] * self.world_size
+        others = [local_batch * dim for dim in dims]
+        device = self._device.torch_device
+        embeddings = torch.randn(sum(own), device=device)
+        pooled = torch.randn(sum(others), device=device)
+        skew_ms = float(sample.start_skew_ms[self.rank])
+        forward_ms, backward_ms = [], []
+        for repetition in range(self._warmup + self._repetitions):
+            forward = self._exchange_ms(pooled, embeddings, others, own, skew_ms)
+            backward = self._exchange_ms(embeddings, pooled, own, others, 0.0)
+            if repetition >= self._warmup:
+                forward_ms.append(forward)
+                backward_ms.append(backward)
+        return median_ms(forward_ms), median_ms(backward_ms)
+
+    def _exchange_ms(
+        self,
+        received: torch.Tensor,
+        sent: torch.Tensor,
+        received_splits: list[int],
+        sent_splits: list[int],
+        skew_ms: float,
+    ) -> float:
+        """All ranks meet, each waits its skew; then from this rank's start to its end."""
+        dist.barrier()
+        spin_ms(skew_ms)
+        _, time_ms = self._device.timed_ms(
+            partial(dist.all_to_all_single, received, sent, received_splits, sent_splits)
+        )
+        return time_ms
+
+
+@contextmanager
+def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> Iterator[CommBench]:
+    """Joins the torchrun job of this process, and leaves it at the end.
+
+    Args:
+        device_name: `cpu` (gloo) or `cuda` (NCCL).
+        warmup: Untimed runs of each sample.
+        repetitions: Timed runs of each sample.
+        timeout_s: A collective that takes longer fails: a rank is lost.
+
+    Raises:
+        LaunchError: When not started by torchrun, with a single process, or when a rank is lost.
+    """
+    check_repetitions(warmup, repetitions)
+    if not 1 <= timeout_s <= 86_400:
+        raise OptionError(f"--timeout-s must be in 1 .. 86400, got {timeout_s:g}")
+    missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            "comm on cpu and cuda runs under torchrun, one process per device: torchrun "
+            "--standalone --nproc-per-node 2 -m shardwright_benchmark_worker comm ... "
+            f"(not set: {', '.join(missing)})"
+        )
+    if int(os.environ["WORLD_SIZE"]) < 2:
+        raise LaunchError("an all-to-all needs at least two processes; raise --nproc-per-node")
+    device = open_device(device_name, int(os.environ["LOCAL_RANK"]))
+    rank = os.environ["RANK"]
+    try:
+        dist.init_process_group(device.backend, timeout=timedelta(seconds=timeout_s))
+        yield CommBench(device, warmup, repetitions)
+        dist.barrier()
+    except (RuntimeError, dist.DistError) as error:
+        # torch.distributed has no type of its own for a peer that closed its connection
+        raise LaunchError(
+            f"rank {rank}: a collective failed or took more than {timeout_s:g} s, so another rank "
+            f"is lost; its own log says why ({error})"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

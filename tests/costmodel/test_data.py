@@ -1,0 +1,298 @@
+"""A dataset is sound, or an error names file, column and row."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shardwright.domain import CostModelSource, EmbeddingTable, Optimizer, WeightDtype
+from shardwright_costmodel.dataset import Kind, PartMetadata, list_parts, write_part
+from shardwright_costmodel.errors import DatasetError
+from shardwright_costmodel.features import comm_features, table_features
+from shardwright_costmodel.training.data import (
+    MIN_COMM_ROWS,
+    MIN_COMPUTE_ROWS,
+    load,
+    split_by_combination,
+)
+from shardwright_costmodel.training.measurements import MIN_TRANSFER_MS
+
+Rows = list[dict[str, Any]]
+Write = Callable[..., str]
+
+METADATA = PartMetadata("test-machine", "modelled")
+
+
+def fault_of(write: Write, tmp_path: Path, compute: Rows, comm: Rows) -> str:
+    with pytest.raises(DatasetError) as raised:
+        load(write(tmp_path, compute, comm))
+    return str(raised.value)
+
+
+def test_operators_become_the_features_that_the_server_computes(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    data = load(write(tmp_path, compute, comm))
+    assert (data.hardware, data.source) == ("test-machine", CostModelSource.MODELLED)
+    assert data.compute.counts.tolist() == [len(row["tables"]) for row in compute]
+    start = 0
+    for i, row in enumerate(compute):
+        tables = [
+            EmbeddingTable(
+                name="t",
+                num_embeddings=t["num_embeddings"],
+                embedding_dim=t["embedding_dim"],
+                pooling_factor=t["pooling_factor"],
+                reuse_histogram=tuple(t["reuse_histogram"]),
+                weight_dtype=WeightDtype(t["weight_dtype"]),
+            )
+            for t in row["tables"]
+        ]
+        expected = table_features(tables, row["global_batch_size"], Optimizer(row["optimizer"]))
+        found = data.compute.features[start : start + len(tables)]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            data.compute.times_ms[i], [row["forward_ms"], row["backward_ms"]], rtol=1e-6
+        )
+        start += len(tables)
+
+
+def test_an_empty_reuse_histogram_means_unknown_as_in_a_request(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    table = compute[0]["tables"][0]
+    table["reuse_histogram"] = []
+    found = load(write(tmp_path, compute, comm)).compute.features[0]
+    unknown = EmbeddingTable(
+        "t", table["num_embeddings"], table["embedding_dim"], table["pooling_factor"]
+    )
+    expected = table_features([unknown], compute[0]["global_batch_size"], Optimizer.SGD)[0]
+    np.testing.assert_allclose(found[7:], expected[7:], rtol=1e-5, atol=1e-7)
+
+
+def test_collectives_become_the_features_that_the_server_computes(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    data = load(write(tmp_path, compute, comm))
+    start = 0
+    for row in comm:
+        end = start + row["world_size"]
+        expected = comm_features([row["dims"]], row["devices_per_host"], row["global_batch_size"])
+        np.testing.assert_array_equal(data.comm.features[start:end], expected[0])
+        start = end
+    assert start == len(data.comm.features)
+
+
+def test_forward_communication_is_the_transfer_without_the_waiting(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    data = load(write(tmp_path, compute, comm))
+    first = comm[0]
+    transfer_ms = first["backward_ms"][0] / 1.5
+    np.testing.assert_allclose(data.comm.times_ms[: first["world_size"], 0], transfer_ms, rtol=1e-4)
+
+
+def test_noise_never_makes_a_transfer_negative(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    comm[0]["forward_ms"][0] = 0.0
+    times_ms = load(write(tmp_path, compute, comm)).comm.times_ms
+    assert times_ms[0, 0] == np.float32(MIN_TRANSFER_MS)
+
+
+def test_collectives_of_one_device_are_left_out(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    alone = {
+        **comm[0],
+        "world_size": 1,
+        "devices_per_host": 1,
+        **{c: [0] for c in ("dims", "start_skew_ms", "forward_ms", "backward_ms")},
+    }
+    data = load(write(tmp_path, compute, [alone, *comm]))
+    assert len(data.comm) == len(comm)
+    assert (data.comm.features[:, 0] > 1).all()
+
+
+def test_parts_are_joined_in_order(tmp_path: Path, write: Write, compute: Rows, comm: Rows) -> None:
+    url = write(tmp_path, compute[:30], comm)
+    write_part(url, Kind.COMPUTE, "part-1", compute[30:], METADATA)
+    other = write(tmp_path / "whole", compute, comm)
+    np.testing.assert_array_equal(load(url).compute.features, load(other).compute.features)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("forward_ms", NAN, "column forward_ms, row 7: must be a number above 0, got nan"),
+        ("forward_ms", -1.0, "column forward_ms, row 7: must be a number above 0, got -1.0"),
+        ("backward_ms", 0.0, "column backward_ms, row 7: must be a number above 0, got 0.0"),
+        ("backward_ms", float("inf"), "column backward_ms, row 7"),
+        ("global_batch_size", 0, "column global_batch_size, row 7: must be a number above 0"),
+        ("optimizer", "adamw", "column optimizer, row 7: must be one of sgd, rowwise_adagrad,"),
+        ("tables", [], "column tables, row 7: must name at least one table, got 0"),
+    ],
+)
+def test_a_bad_operator_is_named(
+    tmp_path: Path, column: str, value: Any, fault: str, write: Write, compute: Rows, comm: Rows
+) -> None:
+    compute[7][column] = value
+    message = fault_of(write, tmp_path, compute, comm)
+    assert "/compute/part-0.parquet: " in message
+    assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fault"),
+    [
+        ("num_embeddings", 0, "column tables.num_embeddings, row 7"),
+        ("embedding_dim", -4, "column tables.embedding_dim, row 7"),
+        ("pooling_factor", NAN, "column tables.pooling_factor, row 7"),
+        ("weight_dtype", "int8", "column tables.weight_dtype, row 7: must be one of fp32, fp16,"),
+        ("reuse_histogram", [1.0] * 16, "row 7: must have 17 bins, or none when unknown, got 16"),
+        ("reuse_histogram", [0.0] * 17, "row 7: must have a positive sum"),
+        ("reuse_histogram", [-1.0] + [1.0] * 16, "row 7: must be 0 or more, got -1.0"),
+        ("reuse_histogram", [NAN] * 17, "row 7: must be 0 or more, got nan"),
+    ],
+)
+def test_a_bad_table_is_named(
+    tmp_path: Path, field: str, value: Any, fault: str, write: Write, compute: Rows, comm: Rows
+) -> None:
+    compute[7]["tables"][-1][field] = value
+    message = fault_of(write, tmp_path, compute, comm)
+    assert "/compute/part-0.parquet: column tables." in message
+    assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("world_size", 0, "column world_size, row 3"),
+        ("devices_per_host", 11, "column devices_per_host, row 3: must divide world_size, got 11"),
+        ("dims", [4], "column dims, row 3: must have one entry per device (world_size), got 1"),
+        ("forward_ms", [], "column forward_ms, row 3"),
+    ],
+)
+def test_a_bad_collective_is_named(
+    tmp_path: Path, column: str, value: Any, fault: str, write: Write, compute: Rows, comm: Rows
+) -> None:
+    comm[3][column] = value
+    message = fault_of(write, tmp_path, compute, comm)
+    assert "/comm/part-0.parquet: " in message
+    assert fault in message
+
+
+@pytest.mark.parametrize("column", ["dims", "start_skew_ms", "forward_ms", "backward_ms"])
+def test_a_bad_number_of_one_device_is_named(
+    tmp_path: Path, column: str, write: Write, compute: Rows, comm: Rows
+) -> None:
+    comm[3][column][-1] = -1
+    assert f"column {column}, row 3: must be 0 or more, got -1.0" in fault_of(
+        write, tmp_path, compute, comm
+    )
+
+
+@pytest.mark.parametrize(("field", "value"), [("hardware", "other"), ("source", "measured")])
+def test_mixed_parts_are_refused(
+    tmp_path: Path, field: str, value: str, write: Write, compute: Rows, comm: Rows
+) -> None:
+    url = write(tmp_path, compute, comm)
+    metadata = PartMetadata(**{**METADATA.__dict__, field: value})
+    write_part(url, Kind.COMM, "part-1", comm, metadata)
+    with pytest.raises(DatasetError, match=rf"comm/part-1\.parquet: {field} is '{value}', but "):
+        load(url)
+
+
+def test_an_unknown_source_is_refused(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    url = write(tmp_path, compute, comm, PartMetadata("test-machine", "guessed"))
+    with pytest.raises(DatasetError, match=r"source must be one of .* got 'guessed'"):
+        load(url)
+
+
+def test_too_few_rows_say_how_many_are_needed(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    few = compute[: MIN_COMPUTE_ROWS - 1]
+    assert fault_of(write, tmp_path / "a", few, comm).endswith(
+        "/compute: has 39 usable rows, training needs at least 40"
+    )
+    assert fault_of(write, tmp_path / "b", compute, comm[: MIN_COMM_ROWS - 1]).endswith(
+        "/comm: has 19 usable rows, training needs at least 20"
+    )
+
+
+def test_an_empty_root_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"/compute: holds no \*\.parquet part; measure some"):
+        load(str(tmp_path))
+
+
+def test_a_root_of_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(DatasetError, match="cannot be listed"):
+        load("nonsense://bucket")
+
+
+def test_a_part_cut_off_half_way_is_named(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    url = write(tmp_path, compute, comm)
+    (part,) = list_parts(url, Kind.COMM)
+    path = Path(part.removeprefix("file://"))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DatasetError, match=r"comm/part-0\.parquet: cannot be read as Parquet"):
+        load(url)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "null"])
+def test_other_columns_and_nulls_are_named(
+    tmp_path: Path, change: str, write: Write, compute: Rows, comm: Rows
+) -> None:
+    url = write(tmp_path, compute, comm)
+    path = next((tmp_path / "compute").glob("*.parquet"))
+    table = pq.read_table(path)
+    if change == "missing":
+        table = table.drop_columns(["forward_ms"])
+    elif change == "extra":
+        table = table.append_column("gpu", pa.array(["x"] * len(compute)))
+    else:
+        column = pa.array([1.0, None] * (len(compute) // 2))
+        index = table.schema.get_field_index("forward_ms")
+        table = table.set_column(index, pa.field("forward_ms", pa.float64()), column)
+    pq.write_table(table, path)
+    with pytest.raises(DatasetError) as raised:
+        load(url)
+    message = str(raised.value)
+    assert "compute/part-0.parquet" in message
+    assert {
+        "missing": "missing: ['forward_ms']",
+        "extra": "unknown: ['gpu']",
+        "null": "forward_ms",
+    }[change] in message
+
+
+def test_measurements_of_one_combination_fall_on_one_side(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    shuffled = copy.deepcopy(compute)
+    for row in shuffled:
+        row["tables"].reverse()
+    data = load(write(tmp_path, compute + shuffled, comm)).compute
+    split = split_by_combination(data, seed=3)
+    sides = np.empty(len(data), dtype=np.int64)
+    for side, groups in enumerate((split.training, split.validation, split.held_out)):
+        sides[groups] = side
+    np.testing.assert_array_equal(sides[: len(compute)], sides[len(compute) :])
+    assert (len(split.training), len(split.validation), len(split.held_out)) == (96, 12, 12)
+    other = split_by_combination(data, seed=4)
+    assert other.held_out.tolist() != split.held_out.tolist()
