@@ -50,6 +50,10 @@ ZIPF_EXPONENT = 1.2
 it predicts the number of distinct rows per batch best (mean absolute log error) on the 856 tables
 of Meta's public dlrm_datasets, embedding_bag/2021 (MIT)."""
 
+_ZIPF_RANKS = 257
+_ZIPF_CHUNK = 1024
+"""Tables at a time: bounds memory to some 10 MB."""
+
 
 def shard_features(
     *,
@@ -99,7 +103,7 @@ def table_features(
 ) -> FloatArray:
     """Features of whole tables, `[len(tables), len(SHARD_COLUMNS)] float32`.
 
-    A table without a reuse histogram is given `zipf_reuse_histogram`.
+    A table without a reuse histogram is given `zipf_reuse_histograms`.
     """
     return shard_features(
         num_rows=[t.num_embeddings for t in tables],
@@ -109,38 +113,65 @@ def table_features(
         weight_bytes_per_element=[t.weight_dtype.num_bytes for t in tables],
         state_bytes_per_element=optimizer.state_bytes_per_element,
         state_bytes_per_row=optimizer.state_bytes_per_row,
-        reuse_histogram=np.array([_histogram_of(t, global_batch_size) for t in tables]),
+        reuse_histogram=_reuse_histograms(tables, global_batch_size),
     )
 
 
-def _histogram_of(table: EmbeddingTable, global_batch_size: int) -> npt.ArrayLike:
-    if table.reuse_histogram is not None:
-        return table.reuse_histogram
-    return zipf_reuse_histogram(table.num_embeddings, table.pooling_factor * global_batch_size)
+def _reuse_histograms(
+    tables: Sequence[EmbeddingTable], global_batch_size: int
+) -> npt.NDArray[np.float64]:
+    """Given histograms, and Zipf's where none is given, `[len(tables), 17]`."""
+    histograms = np.empty((len(tables), REUSE_BINS))
+    unknown = []
+    for i, table in enumerate(tables):
+        if table.reuse_histogram is None:
+            unknown.append(i)
+        else:
+            histograms[i] = table.reuse_histogram
+    for start in range(0, len(unknown), _ZIPF_CHUNK):
+        chunk = unknown[start : start + _ZIPF_CHUNK]
+        histograms[chunk] = zipf_reuse_histograms(
+            [tables[i].num_embeddings for i in chunk],
+            [tables[i].pooling_factor * global_batch_size for i in chunk],
+        )
+    return histograms
 
 
 def zipf_reuse_histogram(num_rows: int, lookups: float) -> npt.NDArray[np.float64]:
-    """The expected reuse histogram of a Zipf-distributed table.
+    """`zipf_reuse_histograms` of one table, `[17] float64`."""
+    return np.asarray(zipf_reuse_histograms([num_rows], [lookups])[0])
+
+
+def zipf_reuse_histograms(
+    num_rows: npt.ArrayLike, lookups: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """The expected reuse histograms of Zipf-distributed tables.
 
     Row of rank r is accessed c(r) ~ r^-s times a batch, at least once with probability
-    1 - exp(-c). Ranks are integrated on a logarithmic grid of at most 257 points.
+    1 - exp(-c). Ranks are integrated on a logarithmic grid of 257 points.
 
     Args:
-        num_rows: Rows of the table.
-        lookups: Lookups in one global batch, above 0.
+        num_rows: `[n]`, rows of each table.
+        lookups: `[n]`, lookups in one global batch, above 0.
 
     Returns:
-        `[17] float64`, sum 1.
+        `[n, 17] float64`, sums 1.
     """
-    ranks = np.unique(np.rint(np.geomspace(1, num_rows, 257)))
-    edges = np.concatenate([[0.5], np.sqrt(ranks[1:] * ranks[:-1]), [num_rows + 0.5]])
-    ranks_at = np.diff(edges)
+    rows = np.asarray(num_rows, dtype=np.float64)[:, None]
+    ranks = np.rint(rows ** np.linspace(0.0, 1.0, _ZIPF_RANKS))
+    inner_edges = np.sqrt(ranks[:, 1:] * ranks[:, :-1])
+    edges = np.concatenate([np.full_like(rows, 0.5), inner_edges, rows + 0.5], axis=1)
+    ranks_at = np.diff(edges, axis=1)
     frequency = ranks**-ZIPF_EXPONENT
-    count = frequency * (lookups / np.sum(frequency * ranks_at))
+    total = np.sum(frequency * ranks_at, axis=1, keepdims=True)
+    count = frequency * (np.asarray(lookups, dtype=np.float64)[:, None] / total)
     distinct = ranks_at * -np.expm1(-count)
     bins = np.clip(np.ceil(np.log2(np.maximum(count, 1e-12))), 0, REUSE_BINS - 1)
-    histogram = np.bincount(bins.astype(np.int64), weights=distinct, minlength=REUSE_BINS)
-    return np.asarray(histogram / histogram.sum(), dtype=np.float64)
+    cells = bins.astype(np.int64) + REUSE_BINS * np.arange(len(rows))[:, None]
+    size = REUSE_BINS * len(rows)
+    histograms = np.bincount(cells.ravel(), weights=distinct.ravel(), minlength=size)
+    histograms = histograms.reshape(-1, REUSE_BINS)
+    return np.asarray(histograms / histograms.sum(axis=1, keepdims=True))
 
 
 def comm_features(
