@@ -1,6 +1,7 @@
 """What plans cost, many at a time.
 
 compute_d          forward + backward + optimizer of the fused operator of device d
+backward_comm_d    its all-to-all, and the all-reduce of the gradients of data-parallel tables
 wait_d             max_e(compute_e + backward_comm_e) - (compute_d + backward_comm_d): the forward
                    all-to-all begins for good when the last device arrives
 total_d            compute_d + backward_comm_d + forward_comm_d
@@ -19,10 +20,19 @@ from functools import cached_property
 
 import numpy as np
 
-from shardwright.domain import ShardingPlan, ShardingProblem
+from shardwright.domain import EmbeddingTable, ShardingPlan, ShardingProblem
 from shardwright_costmodel.features import FloatArray, comm_features
 from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import Float64Array, IntArray, Piece, PieceCatalog
+
+
+_GRADIENT_ELEMENT_BYTES = 4
+"""Dense gradients travel in fp32."""
+
+
+def gradient_bytes(table: EmbeddingTable) -> int:
+    """What the gradient of a data-parallel table adds to the job's all-reduce."""
+    return table.num_embeddings * table.embedding_dim * _GRADIENT_ELEMENT_BYTES
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class PlanCosts:
     Attributes:
         compute_ms: `[p, w] float64`.
         forward_comm_ms: `[p, w] float64`, transfer only.
-        backward_comm_ms: `[p, w] float64`.
+        backward_comm_ms: `[p, w] float64`, with the all-reduce of data-parallel gradients.
     """
 
     compute_ms: Float64Array
@@ -94,19 +104,38 @@ class PlanEvaluator:
         forward_and_backward = self._cost_model.compute_ms(encodings)
         return np.asarray(forward_and_backward.astype(np.float64).sum(axis=1))
 
-    def costs(self, compute_ms: Float64Array, device_dims: IntArray) -> PlanCosts:
+    def costs(
+        self,
+        compute_ms: Float64Array,
+        device_dims: IntArray,
+        all_reduce_bytes: IntArray | None = None,
+    ) -> PlanCosts:
         """Costs of plans whose computation is known, in one batch.
 
         Args:
             compute_ms: `[p, w] float64`.
             device_dims: `[p, w] int64`, the sum of dims on each device.
+            all_reduce_bytes: `[p] int64`, dense gradients of data-parallel tables; None: no such.
         """
         self.plans_evaluated += len(compute_ms)
         features = self.comm_features(device_dims)
         forward = self._cost_model.forward_comm_ms(features).astype(np.float64)
         backward = self._cost_model.backward_comm_ms(features).astype(np.float64)
         shape = compute_ms.shape
-        return PlanCosts(compute_ms, forward.reshape(shape), backward.reshape(shape))
+        backward = backward.reshape(shape)
+        if all_reduce_bytes is not None and all_reduce_bytes.any():
+            backward += self._all_reduce_ms(all_reduce_bytes)[:, None]
+        return PlanCosts(compute_ms, forward.reshape(shape), backward)
+
+    def _all_reduce_ms(self, num_bytes: IntArray) -> Float64Array:
+        """One all-reduce of all gradients of a plan, `[p] -> [p]`; exactly 0 for none."""
+        cluster = self.problem.cluster
+        features = np.empty((len(num_bytes), 3), dtype=np.float32)
+        features[:, 0] = cluster.num_devices
+        features[:, 1] = cluster.devices_per_host
+        features[:, 2] = num_bytes
+        ms = self._cost_model.all_reduce_ms(features).astype(np.float64)
+        return np.asarray(np.where(num_bytes > 0, ms, 0.0))
 
     def comm_features(self, device_dims: IntArray) -> FloatArray:
         """Raw features of all-to-alls, `[p, w] int64` -> `[p * w, len(COMM_COLUMNS)] float32`."""
@@ -124,7 +153,14 @@ class PlanEvaluator:
             np.add.at(encodings[plan], layout.devices, pieces)
         compute_ms = self.compute_ms(encodings.reshape(-1, encodings.shape[2]))
         dims = np.array([self.device_dims(layout) for layout in layouts])
-        return self.costs(compute_ms.reshape(shape), dims)
+        gradients = np.array([self._gradient_bytes(layout) for layout in layouts])
+        return self.costs(compute_ms.reshape(shape), dims, gradients)
+
+    def _gradient_bytes(self, layout: Layout) -> int:
+        """What the job all-reduces: one fp32 gradient of each data-parallel table."""
+        pieces = (self.catalog.pieces[i] for i in layout.piece_ids.tolist())
+        copied = {piece.table for piece in pieces if piece.copies > 1}
+        return sum(gradient_bytes(self.problem.tables[table]) for table in copied)
 
     def device_dims(self, layout: Layout) -> IntArray:
         """The sum of dims on each device, `[w] int64`; a row piece counts its full width."""
@@ -139,9 +175,12 @@ class PlanEvaluator:
         for index, table in enumerate(self.problem.tables):
             shards = plan.by_table[table.name]
             in_rows = any(shard.num_rows != table.num_embeddings for shard in shards)
+            # several whole tables are copies
+            copied = len(shards) > 1 and not in_rows and shards[0].num_columns == table.embedding_dim
             row_parts = len(shards) if in_rows else 1
+            copies = len(shards) if copied else 1
             for shard in shards:
-                pieces.append(Piece(index, shard.num_columns, row_parts))
+                pieces.append(Piece(index, shard.num_columns, row_parts, copies))
                 devices.append(shard.device)
         return Layout(
             np.array(self.catalog.ids(pieces), dtype=np.int64), np.array(devices, dtype=np.int64)

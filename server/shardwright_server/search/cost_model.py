@@ -46,6 +46,13 @@ class CostModel(Protocol):
         """Predicts backward transfers: `[m, len(COMM_COLUMNS)]` -> `[m] float32`."""
         ...
 
+    def all_reduce_ms(self, all_reduce_features: FloatArray) -> FloatArray:
+        """Predicts all-reduces of dense gradients, `[m, 3]` -> `[m] float32`.
+
+        Columns: world_size, devices_per_host, num_bytes. Exactly 0 where the world size is 1.
+        """
+        ...
+
     def range_warnings(
         self, shard_features: FloatArray, comm_features: FloatArray
     ) -> tuple[str, ...]:
@@ -57,7 +64,7 @@ class CountingCostModel:
     """A cost model that counts the rows it is asked about.
 
     Attributes:
-        predictions: Rows sent through the four models so far.
+        predictions: Rows sent through the models so far.
     """
 
     def __init__(self, cost_model: CostModel) -> None:
@@ -93,6 +100,11 @@ class CountingCostModel:
         """As `CostModel.backward_comm_ms`."""
         self.predictions += len(comm_features)
         return self._cost_model.backward_comm_ms(comm_features)
+
+    def all_reduce_ms(self, all_reduce_features: FloatArray) -> FloatArray:
+        """As `CostModel.all_reduce_ms`."""
+        self.predictions += len(all_reduce_features)
+        return self._cost_model.all_reduce_ms(all_reduce_features)
 
     def range_warnings(
         self, shard_features: FloatArray, comm_features: FloatArray

@@ -22,6 +22,7 @@ Float64Array = npt.NDArray[np.float64]
 
 _NUM_ROWS_INDEX = SHARD_COLUMNS.index("num_rows")
 _POOLING_INDEX = SHARD_COLUMNS.index("pooling_factor")
+_BATCH_INDEX = SHARD_COLUMNS.index("global_batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,14 @@ class Piece:
         row_parts: Devices the rows are spread over; 1: all rows. A piece of several holds
             ceil(rows / row_parts) rows and sees pooling / row_parts lookups per sample, but its
             output has the table's full width.
+        copies: Devices that each have a copy; above 1: data-parallel. A copy sees its device's
+            samples only, takes no part in all-to-alls, and keeps a dense gradient.
     """
 
     table: int
     num_columns: int
     row_parts: int = 1
+    copies: int = 1
 
 
 def can_halve(table: EmbeddingTable, num_columns: int) -> bool:
@@ -55,7 +59,7 @@ class PieceCatalog:
         encodings: `[n, e] float32`.
         compute_ms: `[n] float64`, forward + backward of the piece alone on a device.
         memory_bytes: `[n] int64`, weights and optimizer state.
-        num_columns: `[n] int64`; a piece's share in the sum of dims of its device.
+        num_columns: `[n] int64`; a piece's share in the sum of dims of its device; 0 for a copy.
     """
 
     def __init__(self, problem: ShardingProblem, cost_model: CostModel) -> None:
@@ -90,22 +94,27 @@ class PieceCatalog:
 
     def features(self, pieces: list[Piece]) -> FloatArray:
         """Raw features of pieces, `[n, len(SHARD_COLUMNS)] float32`."""
-        row_parts = np.array([p.row_parts for p in pieces], dtype=np.float32)
         features = self._table_features[[p.table for p in pieces]]
         features[:, NUM_COLUMNS_INDEX] = [p.num_columns for p in pieces]
         features[:, _NUM_ROWS_INDEX] = [self._rows(p) for p in pieces]
-        features[:, _POOLING_INDEX] /= row_parts
+        features[:, _POOLING_INDEX] /= np.array([p.row_parts for p in pieces], dtype=np.float32)
+        features[:, _BATCH_INDEX] /= np.array([p.copies for p in pieces], dtype=np.float32)
         return features
 
     def _rows(self, piece: Piece) -> int:
         return -(-self._problem.tables[piece.table].num_embeddings // piece.row_parts)
 
+    def _memory_bytes(self, piece: Piece) -> int:
+        table = self._problem.tables[piece.table]
+        if piece.copies > 1:
+            return self._problem.replica_bytes(table)
+        return self._problem.shard_bytes(table, self._rows(piece), piece.num_columns)
+
     def _append(self, new: list[Piece]) -> None:
         encodings = self._cost_model.encode(self.features(new))
         compute_ms = self._cost_model.compute_ms(encodings).astype(np.float64).sum(axis=1)
-        shard_bytes, tables = self._problem.shard_bytes, self._problem.tables
-        memory = [shard_bytes(tables[p.table], self._rows(p), p.num_columns) for p in new]
-        columns = [p.num_columns for p in new]
+        memory = [self._memory_bytes(p) for p in new]
+        columns = [p.num_columns if p.copies == 1 else 0 for p in new]
         self.encodings = np.concatenate([self.encodings, encodings])
         self.compute_ms = np.concatenate([self.compute_ms, compute_ms])
         self.memory_bytes = np.concatenate([self.memory_bytes, np.array(memory, np.int64)])

@@ -1,0 +1,162 @@
+"""A lower bound of what any legal plan costs, by the same cost models: the certificate of a plan.
+
+The cost of a plan (`cost`) is
+
+    max_d(compute_d + backward_comm_d) + max_d forward_comm_d
+
+since every device's total and wait add up to its forward transfer after the last arrival.
+
+*Floors.* A bundle brings a function f, the floor of the computation: convex, nondecreasing in every
+channel, and f(S) <= compute(S) for the encoding S > 0 of any device that holds something; at 0 it
+is the limit from above, so it includes the fixed cost of a non-empty operator. The floors of the
+transfers depend on the job and on the mean over devices of the sum of dims alone, do not fall with
+that mean, and lie below the prediction for every device of any plan with that mean.
+
+*Average device.* A plan uses k >= 1 devices, at most n. With S the sum of the encodings of all its
+pieces, by convexity
+
+    max_d compute_d >= (1/k) sum_d f(S_d) >= f(S / k) >= f(S / n) >= f(T / n)
+
+where d runs over the k devices in use, and T <= S is the sum over tables of the least work that
+each can bring (`least_work`): channel by channel the minimum over all allowed ways to cut it, as
+the encodings of the pieces of different tables add. n is the number of devices, or of pieces if
+there cannot be so many. The same holds for the tables that constraints keep on a set of devices,
+with the size of that set for n; and for a colocation group, with n = 1.
+
+*Busiest device.* Of every table some device holds, when the table is
+    whole          all of it;
+    cut in columns at least a 1/m part of its width, where m devices can hold pieces of it: in
+                   each channel at least the least sum over pieces that are together so wide;
+    in rows        exactly one row piece;   copied     exactly one copy.
+So max_d compute_d >= min over these ways of f(that piece), for every table. This wins when a table
+must lie whole or in few pieces.
+
+*Transfers.* Each table adds its dims at least once to those of the devices (row-wise more often),
+unless it is data-parallel. Copies must fit together into the smallest device: what they can save at
+most is the fractional knapsack of dims by memory. So the mean of dims is known from below, and with
+it both transfers of every device. An all-reduce costs what it costs where the copied tables are
+fixed, and is taken to be free where they are not.
+
+The bound is the largest bound of the computation plus both transfers. Predictions are rounded to
+float32: `SUM_SLACK` covers the rounding of sums of up to 1600 encodings, in any order, before a
+nondecreasing function; `MODEL_SLACK` that of the graphs.
+
+The bound is weak where the best way to cut differs from channel to channel, where whole tables
+cannot be spread evenly, and where floors lie well below the models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shardwright.domain import SearchOptions, colocation_groups
+from shardwright_costmodel.features import FloatArray, comm_features
+from shardwright_server.search.cost import PlanEvaluator, gradient_bytes
+from shardwright_server.search.cost_model import CostModel
+from shardwright_server.search.least_work import LeastWork, Reach, least_work
+from shardwright_server.search.pieces import Float64Array
+
+SUM_SLACK = 1e-4
+MODEL_SLACK = 1e-5
+
+
+def lower_bound_ms(
+    evaluator: PlanEvaluator, options: SearchOptions, cost_model: CostModel
+) -> float:
+    """A cost, ms, that no plan undercuts that is legal, fits, and keeps the constraints.
+
+    See the module for the argument.
+
+    Args:
+        evaluator: Of the problem.
+        options: Name the sharding types that tables without constraints may have.
+        cost_model: The evaluator's.
+    """
+    work = least_work(evaluator, options, cost_model)
+    devices = np.concatenate([_average_devices(work), _group_devices(evaluator, work)])
+    compute_ms = max(
+        float(_floor_ms(cost_model, devices).max()), _busiest_device_ms(cost_model, work)
+    )
+    return (1.0 - MODEL_SLACK) * (compute_ms + _transfer_ms(evaluator, work, cost_model))
+
+
+def _floor_ms(cost_model: CostModel, encodings: Float64Array | FloatArray) -> Float64Array:
+    """Floors of devices, `[m, e] -> [m] float64`, ms."""
+    least = ((1.0 - SUM_SLACK) * encodings).astype(np.float32)
+    return np.asarray(cost_model.compute_floor_ms(least).astype(np.float64).sum(axis=1))
+
+
+def _average_devices(work: LeastWork) -> Float64Array:
+    """Mean encodings: of all devices, and of each set of devices that tables are kept on."""
+    total = work.total.astype(np.float64)
+    sets: dict[int, tuple[Reach, list[int]]] = {}
+    for i, reach in enumerate(work.reach):
+        sets.setdefault(id(reach), (reach, []))[1].append(i)
+    means = [total.sum(axis=0) / _most_devices(work, range(len(total)))]
+    if len(sets) > 1 or not work.reach[0].everywhere:
+        means += [
+            total[members].sum(axis=0) / min(len(reach.devices), _most_devices(work, members))
+            for reach, members in sets.values()
+        ]
+    return np.array(means)
+
+
+def _most_devices(work: LeastWork, tables: range | list[int]) -> int:
+    """Devices that some tables can use at most."""
+    reached = set[int]()
+    for reach in {id(work.reach[i]): work.reach[i] for i in tables}.values():
+        reached.update(reach.devices.tolist())
+    return max(1, min(len(reached), int(work.pieces[list(tables)].sum())))
+
+
+def _group_devices(evaluator: PlanEvaluator, work: LeastWork) -> Float64Array:
+    """The device of each colocation group, with nothing else on it, `[g, e]`."""
+    groups = colocation_groups(evaluator.problem.tables).values()
+    sums = [work.total[members].sum(axis=0, dtype=np.float64) for members in groups]
+    return np.array(sums, dtype=np.float64).reshape(len(sums), work.total.shape[1])
+
+
+def _busiest_device_ms(cost_model: CostModel, work: LeastWork) -> float:
+    """The largest over tables of the least over ways, ms."""
+    if not len(work.busiest):
+        return 0.0
+    least = np.full(len(work.total), np.inf)
+    np.minimum.at(least, work.busiest_tables, _floor_ms(cost_model, work.busiest))
+    return float(least[np.isfinite(least)].max())
+
+
+def _transfer_ms(evaluator: PlanEvaluator, work: LeastWork, cost_model: CostModel) -> float:
+    """Forward and backward transfers at the least mean of dims, and a fixed all-reduce."""
+    cluster = evaluator.problem.cluster
+    mean_dim = _least_dims(evaluator, work) / cluster.num_devices
+    even = np.full((1, cluster.num_devices), (1.0 - SUM_SLACK) * mean_dim)
+    batch = evaluator.problem.global_batch_size
+    features = comm_features(even, cluster.devices_per_host, batch)[:, 0]
+    transfers = cost_model.forward_comm_floor_ms(features)
+    transfers = transfers + cost_model.backward_comm_floor_ms(features)
+    return float(transfers[0]) + _all_reduce_ms(evaluator, work, cost_model)
+
+
+def _least_dims(evaluator: PlanEvaluator, work: LeastWork) -> float:
+    """Least sum of dims over all devices."""
+    problem, room = evaluator.problem, float(evaluator.memory_bytes.min())
+    least = float(work.dims[~work.copied].sum())
+    optional = np.flatnonzero(work.copied & ~work.only_copied)
+    copy_bytes = {i: problem.replica_bytes(problem.tables[i]) for i in optional.tolist()}
+    # copies that save most for their memory, until the smallest device is full
+    for i in sorted(copy_bytes, key=lambda i: copy_bytes[i] / work.dims[i]):
+        copied = min(1.0, room / copy_bytes[i])
+        room -= copied * copy_bytes[i]
+        least += (1.0 - copied) * work.dims[i]
+    return least
+
+
+def _all_reduce_ms(evaluator: PlanEvaluator, work: LeastWork, cost_model: CostModel) -> float:
+    if not work.only_copied.any() or (work.copied & ~work.only_copied).any():
+        return 0.0
+    problem = evaluator.problem
+    tables = [problem.tables[i] for i in np.flatnonzero(work.only_copied)]
+    cluster = problem.cluster
+    num_bytes = sum(map(gradient_bytes, tables))
+    row = [[cluster.num_devices, cluster.devices_per_host, num_bytes]]
+    return float(cost_model.all_reduce_ms(np.array(row, dtype=np.float32))[0])

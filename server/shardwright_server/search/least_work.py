@@ -1,0 +1,286 @@
+"""The least work that each table brings, however it is cut: what a lower bound is made of.
+
+All of it is per channel of an encoding: the least number that any allowed way to cut the table
+gives to that channel, even where no single way is least in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shardwright.domain import (
+    COLUMN_MULTIPLE,
+    EmbeddingTable,
+    SearchOptions,
+    ShardingType,
+    allowed_sharding_types,
+)
+from shardwright_costmodel.features import NUM_COLUMNS_INDEX, FloatArray
+from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.cost_model import CostModel
+from shardwright_server.search.pieces import Float64Array, IntArray, Piece
+
+MAX_UNITS = 256
+"""Widest table, in units of 4 columns, whose column cuts are looked at: 1024 columns, the widest
+that cost models are trained on. A wider one that may be cut in columns is taken to be free, which
+leaves a bound valid; cutting it optimally takes the square of its width."""
+
+_CHUNK_ROWS = 8192
+"""Pieces encoded at once; bounds memory, not results."""
+
+DeviceKey = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of the constraints of a table: devices, excluded devices."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Devices that constraints allow.
+
+    Attributes:
+        devices: `[k] int64`, rising.
+        largest_bytes: Memory of the largest of them.
+        everywhere: Whether they are all devices of the job.
+    """
+
+    devices: IntArray
+    largest_bytes: int
+    everywhere: bool
+
+
+@dataclass(frozen=True)
+class LeastWork:
+    """Of `t` tables.
+
+    Attributes:
+        total: `[t, e] float32`, least sum over all devices.
+        busiest: `[r, e] float32`, for each way to cut a table, a lower bound of what its busiest
+            device gets of it.
+        busiest_tables: `[r] int64`, the table of each such row; a table without rows has no bound.
+        reach: Of each table.
+        copied: `[t] bool`, tables that may be data-parallel.
+        only_copied: `[t] bool`, tables that must be.
+        dims: `[t] float64`, least sum of dims over devices, unless data-parallel.
+        pieces: `[t] int64`, devices that a table can reach at most.
+    """
+
+    total: FloatArray
+    busiest: FloatArray
+    busiest_tables: IntArray
+    reach: list[Reach]
+    copied: npt.NDArray[np.bool_]
+    only_copied: npt.NDArray[np.bool_]
+    dims: Float64Array
+    pieces: IntArray
+
+
+def least_work(
+    evaluator: PlanEvaluator, options: SearchOptions, cost_model: CostModel
+) -> LeastWork:
+    """The least work of every table, over all that its constraints and memory allow.
+
+    A way that memory forbids in truth may still be counted as allowed: that lowers the result.
+    """
+    return _Collector(evaluator, options, cost_model).collect()
+
+
+class _Collector:
+    def __init__(
+        self, evaluator: PlanEvaluator, options: SearchOptions, cost_model: CostModel
+    ) -> None:
+        self._evaluator = evaluator
+        self._problem = evaluator.problem
+        self._options = options
+        self._cost_model = cost_model
+        self._reaches: dict[DeviceKey, Reach] = {}
+        tables = self._problem.tables
+        self._reach = [self._reach_of(table) for table in tables]
+        self._types = [frozenset(allowed_sharding_types(table, options)) for table in tables]
+        size = len(tables), cost_model.encoding_size
+        self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
+        self._busiest: list[FloatArray] = []
+        self._busiest_tables: list[IntArray] = []
+
+    def collect(self) -> LeastWork:
+        cluster = self._problem.cluster
+        num_devices, on_host = cluster.num_devices, cluster.devices_per_host
+        self._add_spread(ShardingType.ROW_WISE, num_devices, copies=False)
+        self._add_spread(ShardingType.TABLE_ROW_WISE, on_host, copies=False)
+        copied = self._copied()
+        self._add_spread(ShardingType.DATA_PARALLEL, num_devices, copies=True, allowed=copied)
+        free = self._add_columns()
+        self._total[free] = 0.0
+        self._total[np.isinf(self._total)] = 0.0  # no way fits into memory: no plan, any bound
+        tables = np.concatenate([*self._busiest_tables, np.empty(0, np.int64)])
+        rows = np.concatenate([*self._busiest, np.empty((0, self._total.shape[1]), np.float32)])
+        bounded = ~np.isin(tables, free)
+        return LeastWork(
+            total=self._total,
+            busiest=rows[bounded],
+            busiest_tables=tables[bounded],
+            reach=self._reach,
+            copied=copied,
+            only_copied=copied & [len(types) == 1 for types in self._types],
+            dims=np.array([self._dims(i) for i in range(len(self._types))], dtype=np.float64),
+            pieces=np.array([self._pieces(i) for i in range(len(self._types))], dtype=np.int64),
+        )
+
+    def _reach_of(self, table: EmbeddingTable) -> Reach:
+        key = table.constraints.devices, table.constraints.excluded_devices
+        if key not in self._reaches:
+            memory_bytes = self._evaluator.memory_bytes
+            allowed = [d for d in range(len(memory_bytes)) if table.constraints.allows_device(d)]
+            devices = np.array(allowed, dtype=np.int64)
+            largest = int(memory_bytes[devices].max(initial=0))
+            self._reaches[key] = Reach(devices, largest, len(devices) == len(memory_bytes))
+        return self._reaches[key]
+
+    def _dims(self, index: int) -> int:
+        """Other ways to cut leave one copy of each output on each device that they reach."""
+        types, table = self._types[index], self._problem.tables[index]
+        if types & {ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE}:
+            return table.embedding_dim
+        cluster = self._problem.cluster
+        in_host = ShardingType.TABLE_ROW_WISE in types
+        return table.embedding_dim * (cluster.devices_per_host if in_host else cluster.num_devices)
+
+    def _pieces(self, index: int) -> int:
+        types, table = self._types[index], self._problem.tables[index]
+        cluster = self._problem.cluster
+        if types & {ShardingType.ROW_WISE, ShardingType.DATA_PARALLEL}:
+            return cluster.num_devices
+        columns = table.embedding_dim // table.constraints.min_column_width
+        return max(
+            1,
+            cluster.devices_per_host if ShardingType.TABLE_ROW_WISE in types else 1,
+            columns if ShardingType.COLUMN_WISE in types else 1,
+        )
+
+    def _copied(self) -> npt.NDArray[np.bool_]:
+        least_bytes = int(self._evaluator.memory_bytes.min())
+        return np.array(
+            [
+                ShardingType.DATA_PARALLEL in types
+                and reach.everywhere
+                and self._problem.replica_bytes(table) <= least_bytes
+                for table, types, reach in zip(
+                    self._problem.tables, self._types, self._reach, strict=True
+                )
+            ]
+        )
+
+    def _add_spread(
+        self,
+        kind: ShardingType,
+        devices: int,
+        copies: bool,
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """A way that puts the same piece on a number of devices."""
+        if allowed is None:
+            allowed = np.array([kind in types for types in self._types])
+        for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
+            parts = {"copies": devices} if copies else {"row_parts": devices}
+            encodings = self._cost_model.encode(self._features(indices, **parts))
+            self._total[indices] = np.minimum(self._total[indices], encodings * devices)
+            self._add_busiest(indices, encodings)
+
+    def _features(self, indices: IntArray, **parts: int) -> FloatArray:
+        """Raw features of full-width pieces, `[n, len(SHARD_COLUMNS)] float32`."""
+        tables = self._problem.tables
+        return self._evaluator.catalog.features(
+            [Piece(int(i), tables[i].embedding_dim, **parts) for i in indices]
+        )
+
+    def _add_busiest(self, indices: IntArray, encodings: FloatArray) -> None:
+        possible = np.isfinite(encodings).all(axis=1)
+        self._busiest.append(encodings[possible])
+        self._busiest_tables.append(indices[possible])
+
+    def _add_columns(self) -> IntArray:
+        """Whole tables and column cuts; returns the tables that are too wide to look at."""
+        shapes: dict[tuple[int, int], list[int]] = {}
+        free: list[int] = []
+        for i, (table, types) in enumerate(zip(self._problem.tables, self._types, strict=True)):
+            units, least = self._units(table, types)
+            if least and units > MAX_UNITS:
+                free.append(i)
+            elif least or ShardingType.TABLE_WISE in types:
+                shapes.setdefault((units, least), []).append(i)
+        for (units, least), members in shapes.items():
+            widths = np.array([*(range(least, units - least + 1) if least else ()), units])
+            for indices in _chunks(np.array(members), max(1, _CHUNK_ROWS // len(widths))):
+                self._add_shape(indices, widths, least)
+        return np.array(free, dtype=np.int64)
+
+    def _units(self, table: EmbeddingTable, types: frozenset[ShardingType]) -> tuple[int, int]:
+        """Width and narrowest piece in units of 4 columns; 0 when it cannot be cut in columns."""
+        units = table.embedding_dim // COLUMN_MULTIPLE
+        least = table.constraints.min_column_width // COLUMN_MULTIPLE
+        return units, least if ShardingType.COLUMN_WISE in types and units >= 2 * least else 0
+
+    def _add_shape(self, indices: IntArray, widths: IntArray, least: int) -> None:
+        """Tables of one width, with all their pieces of allowed widths.
+
+        Args:
+            indices: `[n] int64`, of the tables.
+            widths: Rising, in units; the last is the whole table's.
+            least: Narrowest piece, in units; 0: the tables are not cut.
+        """
+        units = int(widths[-1])
+        features = np.repeat(self._features(indices)[:, None], len(widths), axis=1)
+        features[:, :, NUM_COLUMNS_INDEX] = COLUMN_MULTIPLE * widths
+        encoded = self._cost_model.encode(features.reshape(-1, features.shape[2]))
+        pieces = np.full((len(indices), units, encoded.shape[1]), np.inf, dtype=np.float32)
+        pieces[:, widths - 1] = encoded.reshape(len(indices), len(widths), -1)
+        for row, i in enumerate(indices):
+            fitting = self._fitting_units(int(i))
+            pieces[row, max(0, fitting) :] = np.inf
+            if ShardingType.TABLE_WISE not in self._types[i]:
+                pieces[row, -1] = np.inf
+        cheapest = _cut_rods(pieces) if least else pieces
+        self._total[indices] = np.minimum(self._total[indices], cheapest[:, -1])
+        share = [self._share(self._reach[i], units, least) - 1 for i in indices]
+        # what is at least as wide as the widest share, cut in any way
+        suffix = np.minimum.accumulate(cheapest[:, ::-1], axis=1)[:, ::-1]
+        self._add_busiest(indices, suffix[np.arange(len(indices)), share])
+
+    def _fitting_units(self, index: int) -> int:
+        """Width, in units, of the widest piece that an allowed device can hold."""
+        table = self._problem.tables[index]
+        no_columns = self._problem.shard_bytes(table, table.num_embeddings, 0)
+        one_unit = self._problem.shard_bytes(table, table.num_embeddings, COLUMN_MULTIPLE)
+        room = self._reach[index].largest_bytes - no_columns
+        return room // (one_unit - no_columns)
+
+    @staticmethod
+    def _share(reach: Reach, units: int, least: int) -> int:
+        """Some device gets so many units of a table at least, as it is cut in few pieces."""
+        most_devices = min(len(reach.devices), units // least) if least else 1
+        return -(-units // max(1, most_devices))
+
+
+def _cut_rods(pieces: FloatArray) -> FloatArray:
+    """Least sum of each channel over all ways to make up each width of allowed pieces.
+
+    Args:
+        pieces: `[n, units, e] float32`, entry u - 1 for a piece of width u; infinite: not allowed.
+
+    Returns:
+        `[n, units, e] float32`, entry u - 1 for pieces of total width u.
+    """
+    cheapest = pieces.copy()
+    for units in range(2, pieces.shape[1] + 1):
+        half = units // 2
+        narrow = cheapest[:, :half]
+        wide = cheapest[:, units - 1 - half : units - 1][:, ::-1]
+        best = (narrow + wide).min(axis=1)
+        np.minimum(cheapest[:, units - 1], best, out=cheapest[:, units - 1])
+    return cheapest
+
+
+def _chunks(indices: IntArray, size: int) -> Iterator[IntArray]:
+    return (indices[start : start + size] for start in range(0, len(indices), size))
