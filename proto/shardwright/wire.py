@@ -451,7 +451,7 @@ def plan_result_to_proto(result: PlanResult) -> service_pb2.GetShardingPlanRespo
             duration=_duration(result.search.duration_s),
             plans_evaluated=result.search.plans_evaluated,
             predictions=result.search.predictions,
-            stopped_by=_STOPPED_BY.encode(result.search.stopped_by),  # type: ignore[arg-type]
+            stopped_by=_stopped_by_to_proto(result.search.stopped_by),
             algorithm=_ALGORITHMS.encode(result.search.algorithm),  # type: ignore[arg-type]
         ),
         request_id=result.request_id,
@@ -477,12 +477,21 @@ def plan_result_from_proto(message: service_pb2.GetShardingPlanResponse) -> Plan
             duration_s=_seconds(message.search.duration),
             plans_evaluated=message.search.plans_evaluated,
             predictions=message.search.predictions,
-            stopped_by=_STOPPED_BY.decode(message.search.stopped_by, "search.stopped_by"),
+            stopped_by=_stopped_by_from_proto(message.search.stopped_by),
             algorithm=_ALGORITHMS.decode(message.search.algorithm, "search.algorithm"),
         ),
         request_id=message.request_id,
         warnings=tuple(message.warnings),
     )
+
+
+def _stopped_by_to_proto(stopped_by: StoppedBy | None) -> plan_pb2.StoppedBy:
+    number = 0 if stopped_by is None else _STOPPED_BY.encode(stopped_by)
+    return number  # type: ignore[return-value]
+
+
+def _stopped_by_from_proto(number: int) -> StoppedBy | None:
+    return _STOPPED_BY.decode(number, "search.stopped_by") if number else None
 
 
 def evaluation_result_to_proto(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from shardwright_server.errors import OverloadedError
@@ -18,11 +20,24 @@ _SMOOTHING = 0.2
 """Weight of the newest search in the running mean of search times."""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a search is told when its turn has come.
+
+    Attributes:
+        stop_at_s: The `time.monotonic()` moment to stop at.
+        cancelled: Whether nobody waits for the search any more.
+    """
+
+    stop_at_s: float
+    cancelled: Callable[[], bool]
+
+
 class Admission:
     """Runs searches on planner threads, off the event loop, behind a bounded queue.
 
-    Searches wait in the order of their arrival. A search cannot be interrupted: its thread stays
-    taken until it returns, even when nobody waits for it any more.
+    Searches wait in the order of their arrival. A search cannot be interrupted, only asked to end:
+    its thread stays taken until it returns, even when nobody waits for it any more.
 
     Args:
         threads: Searches that run at once.
@@ -40,16 +55,17 @@ class Admission:
         self.running = 0
         self.queued = 0
 
-    async def run(self, search: Callable[[float], T], deadline_s: float | None) -> T:
+    async def run(self, search: Callable[[Turn], T], deadline_s: float | None) -> T:
         """Runs a search when its turn comes.
 
         Args:
-            search: Called on a planner thread with the `time.monotonic()` moment to stop at.
+            search: Called on a planner thread.
             deadline_s: Moment the caller needs the answer by; None when it can wait.
 
         Raises:
             OverloadedError: When the queue is full; nothing was started.
-            asyncio.CancelledError: When the caller gave up; a place in the queue is free again.
+            asyncio.CancelledError: When the caller gave up; a place in the queue is free again,
+                and a search that runs is told.
         """
         await self._enter()
         started_s = time.monotonic()
@@ -57,10 +73,15 @@ class Admission:
         if deadline_s is not None:
             stop_at_s = min(stop_at_s, deadline_s)
         loop = asyncio.get_running_loop()
-        future = self._executor.submit(search, stop_at_s)
+        abandoned = threading.Event()
+        future = self._executor.submit(search, Turn(stop_at_s, abandoned.is_set))
         # not when the caller stops waiting, but when the thread is free again
         future.add_done_callback(lambda done: _in_loop(loop, lambda: self._leave(done, started_s)))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
 
     async def _enter(self) -> None:
         if self._free.locked() and self.queued >= self._max_queued:

@@ -24,6 +24,7 @@ from shardwright_server.admission import Admission
 
 RPC_SECONDS_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 SEARCH_SECONDS_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
+GAP_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 COST_RATIO_BUCKETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0, 1.05)
 
 _RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
@@ -115,6 +116,13 @@ class Metrics:
             buckets=COST_RATIO_BUCKETS,
             registry=registry,
         )
+        self._gap = Histogram(
+            "shardwright_plan_gap",
+            "Predicted cost of a plan above the lower bound of any plan, as a share of the bound.",
+            ("hardware",),
+            buckets=GAP_BUCKETS,
+            registry=registry,
+        )
         self._bundle_info = Gauge(
             "shardwright_bundle_info",
             "1 for each cost model that can answer.",
@@ -153,7 +161,9 @@ class Metrics:
             self._search_seconds.labels(hardware, outcome.name).observe(seconds)
 
     def plan_found(self, result: PlanResult) -> None:
-        """Compares a plan with the best baseline on the same problem."""
+        """Compares a plan with the best baseline and the lower bound of the same problem."""
+        if result.gap is not None:
+            self._gap.labels(result.cost_model.hardware).observe(result.gap)
         costs_ms = [b.cost_ms for b in result.baselines if b.cost_ms is not None]
         if costs_ms and min(costs_ms) > 0:
             ratio = result.cost_ms / min(costs_ms)
@@ -184,3 +194,8 @@ class SearchOutcome:
     """How a search ended: `no_plan`, or the `StoppedBy` of the plan it found, in lower case."""
 
     name: str = "no_plan"
+
+    def found(self, result: PlanResult) -> None:
+        """The search found a plan."""
+        if result.search.stopped_by is not None:
+            self.name = result.search.stopped_by.value

@@ -5,7 +5,9 @@ The same request and the same cost model give the same plan, in any process, unl
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 
 from shardwright.domain import (
     CostModelSource,
@@ -13,6 +15,7 @@ from shardwright.domain import (
     DomainError,
     EvaluateRequest,
     EvaluationResult,
+    InvalidValueError,
     Optimizer,
     PlanRequest,
     PlanResult,
@@ -20,59 +23,112 @@ from shardwright.domain import (
     ShardingPlan,
     ShardingProblem,
     ShardingType,
+    StoppedBy,
+    check_constraints,
     check_plan,
+    contradictions,
     device_memory_bytes,
 )
 from shardwright_server.search.algorithms import SEARCHES
 from shardwright_server.search.baselines import baselines
+from shardwright_server.search.bound import lower_bound_ms
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.capacity import check_capacity
 from shardwright_server.search.cost import PlanCosts, PlanEvaluator
 from shardwright_server.search.cost_model import CostModel, CountingCostModel
+from shardwright_server.support import unknown_to_neuroshard
 
 _NAMES_SHOWN = 3
 
 
-def plan(request: PlanRequest, cost_model: CostModel, *, deadline_s: float | None) -> PlanResult:
+def plan(
+    request: PlanRequest,
+    cost_model: CostModel,
+    *,
+    deadline_s: float | None,
+    on_improvement: Callable[[PlanResult], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> PlanResult:
     """Searches for the plan with the lowest predicted cost.
 
     Args:
         request: The question.
         cost_model: Who predicts.
         deadline_s: A `time.monotonic()` moment at which the search ends with the best plan so
-            far; leave room behind it for costing baselines and answering. None: no limit.
+            far; leave room behind it for answering. None: no limit.
+        on_improvement: Called, as the search goes on, with each plan that is better than all
+            before it; such a result does not say what stopped the search. The last may be the plan
+            that is returned.
+        cancelled: Asked often; once it says yes, the search ends as at a deadline.
 
     Raises:
+        InvalidValueError: When constraints contradict each other, or the algorithm knows them not.
         InsufficientMemoryError: When no plan fits into memory, or none was found.
         NoPlanInTimeError: When the deadline passed before any plan that fits was found.
     """
-    started_s = time.monotonic()
-    problem, options = request.problem, request.options
-    check_capacity(problem)
-    budget = Budget(options.time_budget_s, deadline_s)
-    counting = CountingCostModel(cost_model)
-    evaluator = PlanEvaluator(problem, counting)
-    found = SEARCHES[options.algorithm](evaluator, options, budget)
-    types = _check_own_plan(found.plan, problem)
-    cost_ms, devices, warnings = _score(found.plan, types, evaluator, cost_model)
-    compared = baselines(evaluator, options.seed)
-    return PlanResult(
-        plan=found.plan,
-        cost_ms=cost_ms,
-        lower_bound_ms=None,
-        devices=devices,
-        baselines=compared,
-        cost_model=cost_model.id,
-        search=SearchSummary(
-            duration_s=time.monotonic() - started_s,
-            plans_evaluated=evaluator.plans_evaluated,
-            predictions=counting.predictions,
-            stopped_by=found.stopped_by,
-            algorithm=options.algorithm,
-        ),
-        request_id=request.request_id,
-        warnings=warnings,
+    budget = Budget(
+        request.options.time_budget_s,
+        deadline_s,
+        clock=lambda: math.inf if cancelled() else time.monotonic(),
     )
+    planner = _Planner(request, cost_model)
+
+    def improved(better: ShardingPlan) -> None:
+        if on_improvement is not None:
+            on_improvement(planner.result(better, None))
+
+    found = SEARCHES[request.options.algorithm](
+        planner.evaluator, request.options, budget, improved
+    )
+    return planner.result(found.plan, found.stopped_by)
+
+
+class _Planner:
+    """One request on its way: what stands before the search, and what makes answers of plans."""
+
+    def __init__(self, request: PlanRequest, cost_model: CostModel) -> None:
+        self._started_s = time.monotonic()
+        self._request = request
+        self._cost_model = cost_model
+        problem, options = request.problem, request.options
+        found = [*contradictions(problem, options), *unknown_to_neuroshard(problem, options)]
+        if found:
+            raise InvalidValueError(found)
+        check_capacity(problem, options)
+        self._counting = CountingCostModel(cost_model)
+        self.evaluator = PlanEvaluator(problem, self._counting)
+        self._lower_bound_ms = lower_bound_ms(self.evaluator, options, self._counting)
+        self._baselines = baselines(self.evaluator, options.seed)
+
+    def result(self, found: ShardingPlan, stopped_by: StoppedBy | None) -> PlanResult:
+        """The answer that a plan makes; `stopped_by` is None while the search goes on."""
+        types = self._check(found)
+        cost_ms, devices, warnings = _score(found, types, self.evaluator, self._cost_model)
+        return PlanResult(
+            plan=found,
+            cost_ms=cost_ms,
+            lower_bound_ms=self._lower_bound_ms,
+            devices=devices,
+            baselines=self._baselines,
+            cost_model=self._cost_model.id,
+            search=SearchSummary(
+                duration_s=time.monotonic() - self._started_s,
+                plans_evaluated=self.evaluator.plans_evaluated,
+                predictions=self._counting.predictions,
+                stopped_by=stopped_by,
+                algorithm=self._request.options.algorithm,
+            ),
+            request_id=self._request.request_id,
+            warnings=warnings,
+        )
+
+    def _check(self, found: ShardingPlan) -> dict[str, ShardingType]:
+        """As `check_plan`; an illegal plan of our own is a bug, not the user's mistake."""
+        try:
+            check_constraints(found, self._request.problem, self._request.options)
+            return check_plan(found, self._request.problem)
+        except DomainError as error:
+            raise AssertionError(f"the search made an illegal plan: {error}") from error
 
 
 def evaluate(request: EvaluateRequest, cost_model: CostModel) -> EvaluationResult:
@@ -93,14 +149,6 @@ def evaluate(request: EvaluateRequest, cost_model: CostModel) -> EvaluationResul
         request_id=request.request_id,
         warnings=warnings,
     )
-
-
-def _check_own_plan(found: ShardingPlan, problem: ShardingProblem) -> dict[str, ShardingType]:
-    """As `check_plan`; an illegal plan of our own is a bug, not the user's mistake."""
-    try:
-        return check_plan(found, problem)
-    except DomainError as error:
-        raise AssertionError(f"the search made an illegal plan: {error}") from error
 
 
 def _score(
@@ -161,8 +209,16 @@ def _type_warnings(types: dict[str, ShardingType], problem: ShardingProblem) -> 
     cut = [name for name, kind in types.items() if kind in in_rows]
     if cut:
         warnings.append(
-            f"{_tables(cut)} cut in rows: costed as an all-to-all of full-width partial sums, each "
-            "shard with an equal share of the lookups; reduce-scatter kernels may differ"
+            f"{_tables(cut)} cut in rows: costed as if lookups spread evenly over the row shards, "
+            "and partial sums of full width travelled in the all-to-all; a table whose hot rows "
+            "lie together loads their shard more"
+        )
+    copied = [name for name, kind in types.items() if kind is ShardingType.DATA_PARALLEL]
+    if copied:
+        warnings.append(
+            f"{_tables(copied)} copied to every device: the fused optimizer does not train copies, "
+            "so give their dense parameters an optimizer step of their own; backward_comm_ms "
+            "holds the all-reduce of their gradients"
         )
     return warnings
 

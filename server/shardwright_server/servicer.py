@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,10 +14,11 @@ from shardwright import wire
 from shardwright.domain import EvaluationResult, PlanResult
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright_server import planning
-from shardwright_server.admission import Admission
+from shardwright_server.admission import Admission, Turn
 from shardwright_server.decoding import decode
 from shardwright_server.metrics import Metrics
 from shardwright_server.model_store import ModelStore
+from shardwright_server.outbox import Outbox
 from shardwright_server.validation import Limits, read_evaluate_request, read_plan_request
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,6 +48,27 @@ class ShardingPlanServicer:
 
     async def get_sharding_plan(self, data: bytes, context: Context) -> bytes:
         """Searches for the plan with the lowest predicted cost."""
+        return await self._plan(data, context, on_improvement=None)
+
+    async def stream_sharding_plan(self, data: bytes, context: Context) -> None:
+        """As `get_sharding_plan`, and writes each better plan as soon as it is found."""
+        outbox = Outbox(asyncio.get_running_loop())
+
+        def improved(result: PlanResult) -> None:
+            outbox.put(wire.plan_result_to_proto(result).SerializeToString())
+
+        search = asyncio.create_task(self._plan(data, context, improved))
+        search.add_done_callback(lambda _: outbox.close())
+        try:
+            while (improvement := await outbox.get()) is not None:
+                await context.write(improvement)
+            await context.write(await search)
+        finally:
+            search.cancel()
+
+    async def _plan(
+        self, data: bytes, context: Context, on_improvement: Callable[[PlanResult], None] | None
+    ) -> bytes:
         deadline_s = search_deadline_s(context.time_remaining(), time.monotonic())
         message = await asyncio.to_thread(decode, service_pb2.GetShardingPlanRequest, data)
         structlog.contextvars.bind_contextvars(request_id=_shown(message.request_id))
@@ -53,10 +76,16 @@ class ShardingPlanServicer:
         hardware = request.problem.cluster.hardware
         model = self._models.resolve(hardware, request.cost_model_version)
 
-        def search(stop_at_s: float) -> PlanResult:
+        def search(turn: Turn) -> PlanResult:
             with self._metrics.search(hardware) as outcome:
-                result = planning.plan(request, model, deadline_s=stop_at_s)
-                outcome.name = result.search.stopped_by.value
+                result = planning.plan(
+                    request,
+                    model,
+                    deadline_s=turn.stop_at_s,
+                    on_improvement=on_improvement,
+                    cancelled=turn.cancelled,
+                )
+                outcome.found(result)
             return result
 
         result = await self._admission.run(search, deadline_s)
@@ -72,7 +101,7 @@ class ShardingPlanServicer:
         request = await asyncio.to_thread(read_evaluate_request, message, self._limits)
         model = self._models.resolve(request.problem.cluster.hardware, request.cost_model_version)
 
-        def evaluate(_stop_at_s: float) -> EvaluationResult:
+        def evaluate(_turn: Turn) -> EvaluationResult:
             return planning.evaluate(request, model)
 
         result = await self._admission.run(evaluate, deadline_s=None)
@@ -91,16 +120,15 @@ class ShardingPlanServicer:
 
 def handlers(servicer: ShardingPlanServicer) -> grpc.GenericRpcHandler:
     """The service's methods, which take and give bytes."""
-    behaviors = {
-        "GetShardingPlan": servicer.get_sharding_plan,
-        "EvaluateShardingPlan": servicer.evaluate_sharding_plan,
-        "ListCostModels": servicer.list_cost_models,
+    unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+    methods = {
+        "GetShardingPlan": unary(servicer.get_sharding_plan),
+        "StreamShardingPlan": stream(servicer.stream_sharding_plan),
+        "EvaluateShardingPlan": unary(servicer.evaluate_sharding_plan),
+        "ListCostModels": unary(servicer.list_cost_models),
     }
-    assert set(behaviors) == set(SERVICE.methods_by_name), "the contract has other methods"
-    return grpc.method_handlers_generic_handler(
-        SERVICE.full_name,
-        {name: grpc.unary_unary_rpc_method_handler(b) for name, b in behaviors.items()},
-    )
+    assert set(methods) == set(SERVICE.methods_by_name), "the contract has other methods"
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
 
 def search_deadline_s(remaining_s: float | None, now_s: float) -> float | None:

@@ -166,7 +166,7 @@ def test_a_search_is_to_stop_at_its_deadline_or_at_the_servers_limit() -> None:
     async def stop_at_s(deadline_s: float | None) -> float:
         admission = Admission(threads=1, max_queued=1, max_search_s=100.0)
         try:
-            return await admission.run(lambda stop_at_s: stop_at_s, deadline_s)
+            return await admission.run(lambda turn: turn.stop_at_s, deadline_s)
         finally:
             admission.close()
 
@@ -182,7 +182,7 @@ def test_searches_run_in_the_order_of_their_arrival() -> None:
     async def scenario() -> None:
         admission = Admission(threads=1, max_queued=10, max_search_s=60.0)
         await asyncio.gather(
-            *(admission.run(lambda _stop, i=i: order.append(i), None) for i in range(8))
+            *(admission.run(lambda _turn, i=i: order.append(i), None) for i in range(8))
         )
         admission.close()
 
@@ -194,7 +194,7 @@ def test_an_error_of_a_search_reaches_its_caller_and_frees_the_thread() -> None:
     async def scenario() -> None:
         admission = Admission(threads=1, max_queued=0, max_search_s=60.0)
 
-        def fail(_stop: float) -> None:
+        def fail(_turn: object) -> None:
             raise ZeroDivisionError
 
         for _ in range(3):

@@ -133,14 +133,14 @@ class SearchSummary:
         duration_s: Wall-clock seconds.
         plans_evaluated: Complete plans whose cost was predicted.
         predictions: Rows sent through the cost models.
-        stopped_by: Why it ended.
+        stopped_by: Why it ended; None while it goes on, in a stream of improving plans.
         algorithm: Which search.
     """
 
     duration_s: float
     plans_evaluated: int
     predictions: int
-    stopped_by: StoppedBy
+    stopped_by: StoppedBy | None
     algorithm: Algorithm
 
 

@@ -53,8 +53,9 @@ from shardwright.domain import SearchOptions, colocation_groups
 from shardwright_costmodel.features import FloatArray, comm_features
 from shardwright_server.search.cost import PlanEvaluator, gradient_bytes
 from shardwright_server.search.cost_model import CostModel
-from shardwright_server.search.least_work import LeastWork, Reach, least_work
+from shardwright_server.search.least_work import LeastWork, least_work
 from shardwright_server.search.pieces import Float64Array
+from shardwright_server.search.reach import Reach
 
 SUM_SLACK = 1e-4
 MODEL_SLACK = 1e-5

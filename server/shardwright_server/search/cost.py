@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 
 from shardwright.domain import EmbeddingTable, ShardingPlan, ShardingProblem
-from shardwright_costmodel.features import FloatArray, comm_features
+from shardwright_costmodel.features import COMM_COLUMNS, FloatArray, comm_features
 from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import Float64Array, IntArray, Piece, PieceCatalog
 
@@ -64,6 +64,14 @@ class PlanCosts:
     def cost_ms(self) -> Float64Array:
         """`[p]`, ms per iteration of the slowest device."""
         return np.asarray((self.total_ms + self.wait_ms).max(axis=1))
+
+    def only(self, plan: int) -> PlanCosts:
+        """Costs of one of the plans."""
+        return PlanCosts(
+            self.compute_ms[plan : plan + 1],
+            self.forward_comm_ms[plan : plan + 1],
+            self.backward_comm_ms[plan : plan + 1],
+        )
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,26 @@ class PlanEvaluator:
         features[:, 2] = num_bytes
         ms = self._cost_model.all_reduce_ms(features).astype(np.float64)
         return np.asarray(np.where(num_bytes > 0, ms, 0.0))
+
+    def transfer_ms(
+        self, device_dims: Float64Array, mean_dims: Float64Array, host_mean_dims: Float64Array
+    ) -> Float64Array:
+        """Transfers of the devices with the largest dims on the fullest host, `[m]` each.
+
+        Returns:
+            `[m, 2]`, forward and backward.
+        """
+        cluster = self.problem.cluster
+        features = np.empty((len(device_dims), len(COMM_COLUMNS)), dtype=np.float32)
+        features[:, 0] = cluster.num_devices
+        features[:, 1] = cluster.devices_per_host
+        features[:, 2] = self.problem.global_batch_size
+        features[:, 3] = features[:, 5] = device_dims
+        features[:, 4] = mean_dims
+        features[:, 6] = features[:, 7] = host_mean_dims
+        forward = self._cost_model.forward_comm_ms(features)
+        backward = self._cost_model.backward_comm_ms(features)
+        return np.stack([forward, backward], axis=1).astype(np.float64)
 
     def comm_features(self, device_dims: IntArray) -> FloatArray:
         """Raw features of all-to-alls, `[p, w] int64` -> `[p * w, len(COMM_COLUMNS)] float32`."""

@@ -23,6 +23,7 @@ from shardwright_costmodel.features import NUM_COLUMNS_INDEX, FloatArray
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import Float64Array, IntArray, Piece
+from shardwright_server.search.reach import Reach, Reaches
 
 MAX_UNITS = 256
 """Widest table, in units of 4 columns, whose column cuts are looked at: 1024 columns, the widest
@@ -31,24 +32,6 @@ leaves a bound valid; cutting it optimally takes the square of its width."""
 
 _CHUNK_ROWS = 8192
 """Pieces encoded at once; bounds memory, not results."""
-
-DeviceKey = tuple[tuple[int, ...], tuple[int, ...]]
-"""Of the constraints of a table: devices, excluded devices."""
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Devices that constraints allow.
-
-    Attributes:
-        devices: `[k] int64`, rising.
-        largest_bytes: Memory of the largest of them.
-        everywhere: Whether they are all devices of the job.
-    """
-
-    devices: IntArray
-    largest_bytes: int
-    everywhere: bool
 
 
 @dataclass(frozen=True)
@@ -95,9 +78,9 @@ class _Collector:
         self._problem = evaluator.problem
         self._options = options
         self._cost_model = cost_model
-        self._reaches: dict[DeviceKey, Reach] = {}
+        reaches = Reaches(self._problem.cluster)
         tables = self._problem.tables
-        self._reach = [self._reach_of(table) for table in tables]
+        self._reach = [reaches.of(table) for table in tables]
         self._types = [frozenset(allowed_sharding_types(table, options)) for table in tables]
         size = len(tables), cost_model.encoding_size
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
@@ -127,16 +110,6 @@ class _Collector:
             dims=np.array([self._dims(i) for i in range(len(self._types))], dtype=np.float64),
             pieces=np.array([self._pieces(i) for i in range(len(self._types))], dtype=np.int64),
         )
-
-    def _reach_of(self, table: EmbeddingTable) -> Reach:
-        key = table.constraints.devices, table.constraints.excluded_devices
-        if key not in self._reaches:
-            memory_bytes = self._evaluator.memory_bytes
-            allowed = [d for d in range(len(memory_bytes)) if table.constraints.allows_device(d)]
-            devices = np.array(allowed, dtype=np.int64)
-            largest = int(memory_bytes[devices].max(initial=0))
-            self._reaches[key] = Reach(devices, largest, len(devices) == len(memory_bytes))
-        return self._reaches[key]
 
     def _dims(self, index: int) -> int:
         """Other ways to cut leave one copy of each output on each device that they reach."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,20 @@ class PieceCatalog:
         """Ids of the uncut tables, in order."""
         return self.ids(Piece(i, t.embedding_dim) for i, t in enumerate(self._problem.tables))
 
+    def group(self, ids: Sequence[int]) -> int:
+        """The id of pieces that are moved as one: an entry of its own that sums theirs.
+
+        `pieces` holds the first of them in its place.
+        """
+        encoding = self.encodings[ids].sum(axis=0, keepdims=True)
+        compute_ms = self._cost_model.compute_ms(encoding).astype(np.float64).sum(axis=1)
+        self._ids[Piece(self.pieces[ids[0]].table, -len(self.pieces))] = len(self.pieces)
+        self.pieces.append(self.pieces[ids[0]])
+        self._extend(
+            encoding, compute_ms, self.memory_bytes[ids].sum(), self.num_columns[ids].sum()
+        )
+        return len(self.pieces) - 1
+
     def features(self, pieces: list[Piece]) -> FloatArray:
         """Raw features of pieces, `[n, len(SHARD_COLUMNS)] float32`."""
         features = self._table_features[[p.table for p in pieces]]
@@ -115,7 +129,16 @@ class PieceCatalog:
         compute_ms = self._cost_model.compute_ms(encodings).astype(np.float64).sum(axis=1)
         memory = [self._memory_bytes(p) for p in new]
         columns = [p.num_columns if p.copies == 1 else 0 for p in new]
+        self._extend(encodings, compute_ms, memory, columns)
+
+    def _extend(
+        self,
+        encodings: FloatArray,
+        compute_ms: Float64Array,
+        memory_bytes: npt.ArrayLike,
+        num_columns: npt.ArrayLike,
+    ) -> None:
         self.encodings = np.concatenate([self.encodings, encodings])
         self.compute_ms = np.concatenate([self.compute_ms, compute_ms])
-        self.memory_bytes = np.concatenate([self.memory_bytes, np.array(memory, np.int64)])
-        self.num_columns = np.concatenate([self.num_columns, np.array(columns, np.int64)])
+        self.memory_bytes = np.append(self.memory_bytes, np.asarray(memory_bytes, np.int64))
+        self.num_columns = np.append(self.num_columns, np.asarray(num_columns, np.int64))

@@ -1,4 +1,4 @@
-"""Cost models with true floors, drawn at random: all that a lower bound may rely on, and no more."""
+"""Cost models with true floors, drawn at random: what a lower bound may rely on, and no more."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """The lower bound holds for every legal plan, `shardwright_server.search.bound`."""
 
-import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.server.search.convex_cost_model import ConvexCostModel
-from tests.server.search.exhaustive import least_cost_ms, legal_plans
-from tests.server.search.problems import problem, random_task, table
+from tests.server.search.exhaustive import least_cost_ms
+from tests.server.search.problems import problem, table
 
 from shardwright.domain import (
     Optimizer,
