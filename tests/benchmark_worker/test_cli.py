@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,6 +173,22 @@ def test_an_unknown_store_is_one_clear_line(worker: RunWorker) -> None:
     done = worker(*modelled("comm", Path("x"), "--samples", "1", "--out", "nosuch://bucket/x"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "error: --out nosuch://bucket/x: cannot be opened" in done.stderr
+
+
+def test_a_terminal_shows_a_bar_instead_of_log_lines(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "shardwright_benchmark_worker"]
+    with subprocess.Popen(
+        [*command, *modelled("comm", tmp_path, "--samples", "50")], stderr=theirs
+    ):
+        os.close(theirs)
+        shown = b""
+        # a terminal that nobody writes to any more ends with EIO
+        with contextlib.suppress(OSError):
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+    os.close(ours)
+    assert b"50/50" in shown and b"INFO" not in shown
 
 
 @pytest.mark.parametrize("arguments", [(), ("compute", "--help"), ("comm", "--help")])

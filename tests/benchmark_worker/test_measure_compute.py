@@ -79,6 +79,14 @@ def test_every_supported_optimizer_and_dtype_runs(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_table_larger_than_memory_is_named(device: str) -> None:
+    bench = ComputeBench(device, warmup=0, repetitions=1)
+    huge = one_table(rows=10**11, dim=128)
+    with pytest.raises(DeviceError, match=r"sample 0 \(51200000000000 bytes of tables\) does not"):
+        list(bench.rows(lambda _: huge, range(1)))
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 def test_sixty_four_times_the_work_takes_longer(device: str) -> None:
     bench = ComputeBench(device, warmup=2, repetitions=7)
     samples = [one_table(dim=128, pooling=p, batch=4096) for p in (1.0, 64.0)]

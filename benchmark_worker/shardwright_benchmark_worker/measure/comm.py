@@ -140,7 +140,12 @@ def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> I
         raise LaunchError("an all-to-all needs at least two processes; raise --nproc-per-node")
     device = open_device(device_name, int(os.environ["LOCAL_RANK"]))
     with _collective(timeout_s):
-        dist.init_process_group(device.backend, timeout=timedelta(seconds=timeout_s))
+        dist.init_process_group(
+            device.backend,
+            timeout=timedelta(seconds=timeout_s),
+            # NCCL otherwise guesses the GPU of a rank at its first barrier
+            device_id=device.torch_device if device.name == "cuda" else None,
+        )
     yield CommBench(device, warmup, repetitions, timeout_s)
     # nobody leaves before all have finished: a closed connection looks like a lost rank
     with _collective(timeout_s):

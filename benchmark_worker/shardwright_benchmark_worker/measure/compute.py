@@ -116,7 +116,9 @@ class ComputeBench:
             sample = draw(index)
             try:
                 forward_ms, backward_ms = self._measure(sample)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
                 raise DeviceError(
                     f"sample {index} ({int(sample.memory_bytes.sum())} bytes of tables) does not "
                     f"fit into the memory of {self._device.name}; lower --max-memory-bytes"
@@ -167,6 +169,12 @@ def check_repetitions(warmup: int, repetitions: int) -> None:
         raise OptionError(f"--warmup must be in 0 .. 10000, got {warmup}")
     if not 1 <= repetitions <= 10_000:
         raise OptionError(f"--repetitions must be in 1 .. 10000, got {repetitions}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch's CPU allocator raises a bare RuntimeError."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "DefaultCPUAllocator" in str(error)
 
 
 def _build(
