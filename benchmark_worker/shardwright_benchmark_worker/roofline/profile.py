@@ -13,7 +13,8 @@ Sources, cited in brackets below:
   [NT149], [NT212] github.com/NVIDIA/nccl-tests, issues 149 and 212: about 230-240 GB/s (A100) and
              370 GB/s (H100) all-to-all bus bandwidth inside a host.
   [NCCL2169] github.com/NVIDIA/nccl, issue 2169: 334.9 GB/s, all-to-all of 524 MB on 4 H100.
-  [NDR]      16 GPUs on two nodes with 8 NDR400 NICs each: 89.87 GB/s all-to-all bus bandwidth.
+  [NDR]      published nccl-tests of 16 GPUs on two nodes with 8 NDR400 NICs each (H100 class, author
+             unnamed: trust it moderately): 89.87 GB/s all-to-all bus bandwidth.
   [B200]     nccl-tests on HGX B200 (Vultr proof of concept, 2026): 11-13 us for the smallest
              all-to-all on 8 GPUs of a host, 38-42 us on 16 GPUs of two hosts.
   [NIC]      NVIDIA: NDR400 46-49 GB/s a port; 2.7-2.8 us latency a message.
@@ -54,7 +55,6 @@ class GpuProfile:
         sort_gb_per_s: Memory traffic of a radix sort.
         l2_gb_per_s: Achievable bandwidth of the L2 cache.
         l2_bytes: Size of the L2 cache.
-        memory_bytes: Device memory.
         num_sms: Streaming multiprocessors.
         clock_ghz: Their boost clock.
         forward_launch_ms: An operator without work.
@@ -71,7 +71,6 @@ class GpuProfile:
     sort_gb_per_s: float
     l2_gb_per_s: float
     l2_bytes: float
-    memory_bytes: int
     num_sms: int
     clock_ghz: float
     forward_launch_ms: float
@@ -107,7 +106,6 @@ PROFILES: dict[str, GpuProfile] = {
             sort_gb_per_s=3352 * _SORT_EFFICIENCY,
             l2_gb_per_s=5000.0,  # fitted to [TR2365], dims 32 .. 128, read as an H100's
             l2_bytes=50 * 2**20,  # [H100]
-            memory_bytes=80 * 2**30,  # [H100]
             num_sms=132,  # [H100]
             clock_ghz=1.98,  # [H100]: 66.9 TFLOPS fp32 = 132 x 256 x 1.98e9
             forward_launch_ms=0.022,  # [FB5749]
@@ -124,7 +122,6 @@ PROFILES: dict[str, GpuProfile] = {
             sort_gb_per_s=2039 * _SORT_EFFICIENCY,
             l2_gb_per_s=2270.9,  # [MLPERF]
             l2_bytes=40 * 2**20,  # [A100]
-            memory_bytes=80 * 2**30,  # [A100]
             num_sms=108,  # [A100]
             clock_ghz=1.41,  # [A100]
             forward_launch_ms=0.022,  # [FB5749]
@@ -141,7 +138,6 @@ PROFILES: dict[str, GpuProfile] = {
             sort_gb_per_s=900 * _SORT_EFFICIENCY,  # [V100] peak
             l2_gb_per_s=2847.5,  # [MLPERF]
             l2_bytes=6 * 2**20,  # [V100]
-            memory_bytes=32 * 2**30,  # [V100]
             num_sms=80,  # [V100]
             clock_ghz=1.53,  # [V100]
             forward_launch_ms=0.022,  # [FB5749]
