@@ -13,8 +13,8 @@ Sources, cited in brackets below:
   [NT149], [NT212] github.com/NVIDIA/nccl-tests, issues 149 and 212: about 230-240 GB/s (A100) and
              370 GB/s (H100) all-to-all bus bandwidth inside a host.
   [NCCL2169] github.com/NVIDIA/nccl, issue 2169: 334.9 GB/s, all-to-all of 524 MB on 4 H100.
-  [NDR]      published nccl-tests of 16 GPUs on two nodes with 8 NDR400 NICs each (H100 class, author
-             unnamed: trust it moderately): 89.87 GB/s all-to-all bus bandwidth.
+  [NDR]      published nccl-tests of 16 GPUs on two nodes with 8 NDR400 NICs each (H100 class;
+             author unnamed, trust it moderately): 89.87 GB/s all-to-all bus bandwidth.
   [B200]     nccl-tests on HGX B200 (Vultr proof of concept, 2026): 11-13 us for the smallest
              all-to-all on 8 GPUs of a host, 38-42 us on 16 GPUs of two hosts.
   [NIC]      NVIDIA: NDR400 46-49 GB/s a port; 2.7-2.8 us latency a message.
