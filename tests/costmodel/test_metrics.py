@@ -37,8 +37,9 @@ def test_tau_of_the_same_and_of_the_opposite_order() -> None:
     assert kendall_tau(x, -x) == pytest.approx(-1.0)
 
 
-def test_tau_is_undefined_for_a_constant() -> None:
-    assert math.isnan(kendall_tau([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]))
+def test_tau_with_a_constant_is_zero() -> None:
+    assert kendall_tau([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) == 0.0
+    assert kendall_tau([1.0], [2.0]) == 0.0
 
 
 def test_mape_is_the_mean_relative_error_in_percent() -> None:
