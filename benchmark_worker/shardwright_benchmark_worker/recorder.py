@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import fsspec
+
 from shardwright_benchmark_worker.errors import OptionError
 from shardwright_costmodel.dataset import Kind, PartMetadata, list_parts, write_part
 
@@ -60,6 +62,10 @@ class Recording:
                 "--hardware must be of lower-case letters, digits, '.', '_' and '-', such as "
                 f"nvidia-h100-sxm5-80gb, got {self.hardware!r}"
             )
+        try:
+            fsspec.core.url_to_fs(self.out_url)
+        except (ValueError, ImportError) as error:
+            raise OptionError(f"--out {self.out_url}: cannot be opened: {error}") from error
         for option, value, low in (
             ("--seed", self.seed, 0),
             ("--start-index", self.start_index, 0),

@@ -53,13 +53,12 @@ def translate(error: grpc.RpcError, target: str, timeout_s: float) -> Shardwrigh
     return make(error, text, target, timeout_s)
 
 
-def _oversized(text: str, target: str) -> ShardwrightClientError:
-    if "Sent message" in text or "SERVER:" in text:
-        return InvalidRequestError(
-            f"the request is too large for {target}: {text}; "
-            f"send fewer tables in one request (merge tables of equal shape)"
-        )
-    return ProtocolError(f"the answer of {target} is too large: {text}")
+def _oversized(text: str, target: str) -> InvalidRequestError:
+    # old versions of gRPC do not say which side refuses which message
+    return InvalidRequestError(
+        f"the request, or the answer to it, is too large for {target} or this client: {text}; "
+        f"send fewer tables in one request (merge tables of equal shape)"
+    )
 
 
 def _invalid(error: grpc.RpcError, text: str, target: str, timeout_s: float) -> InvalidRequestError:

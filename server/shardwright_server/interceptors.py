@@ -24,6 +24,9 @@ QUIET_SERVICES = ("grpc.health.v1.Health",)
 Handler = Any  # grpc.RpcMethodHandler, which has no public constructor that knows its kind
 Context = grpc.aio.ServicerContext[Any, Any]
 Proceed = Callable[[], Awaitable[Any]]
+Around = Callable[[Context, Proceed], Awaitable[Any]]
+Behavior = Callable[[Any, Context], Any]
+Decode = Callable[[bytes], Any]
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
 
 
@@ -101,53 +104,64 @@ async def _translate(context: Context, proceed: Proceed) -> Any:
         await context.abort(status.code, status.details, status.trailing_metadata)
 
 
-def _around(handler: Handler, around: Callable[[Context, Proceed], Awaitable[Any]]) -> Handler:
+def _around(handler: Handler, around: Around) -> Handler:
     """A handler that runs `around(context, proceed)`, where `proceed()` is the original one.
 
-    A single request is decoded inside `proceed`, so that `around` sees it fail.
+    A single request is decoded inside `proceed`, so that `around` sees it fail; requests of a
+    stream are decoded as they come, which happens inside `proceed` anyway.
     """
+    streaming = handler.request_streaming, handler.response_streaming
+    wrap = _around_stream if handler.response_streaming else _around_single
     decode = _decoder(handler.request_deserializer)
-    requests_decoder = decode if handler.request_streaming else None
+    behavior = wrap(_behavior(handler), around, None if handler.request_streaming else decode)
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[streaming]
+    return make(
+        behavior, decode if handler.request_streaming else None, handler.response_serializer
+    )
 
-    if handler.response_streaming:
-        behavior = handler.stream_stream or handler.unary_stream
 
-        async def stream(request: Any, context: Context) -> None:
-            async def proceed() -> None:
-                decoded = request if handler.request_streaming else decode(request)
-                responses = behavior(decoded, context)
-                if not inspect.isasyncgen(responses):
-                    await responses
-                    return
-                async for response in responses:
-                    await context.write(response)
+def _behavior(handler: Handler) -> Behavior:
+    behaviors = (
+        handler.unary_unary,
+        handler.unary_stream,
+        handler.stream_unary,
+        handler.stream_stream,
+    )
+    found: Behavior = next(behavior for behavior in behaviors if behavior is not None)
+    return found
 
-            await around(context, proceed)
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        return make(stream, requests_decoder, handler.response_serializer)
-
-    single = handler.stream_unary or handler.unary_unary
-
-    async def unary(request: Any, context: Context) -> Any:
+def _around_single(behavior: Behavior, around: Around, decode: Decode | None) -> Behavior:
+    async def single(request: Any, context: Context) -> Any:
         async def proceed() -> Any:
-            return await single(request if handler.request_streaming else decode(request), context)
+            return await behavior(decode(request) if decode else request, context)
 
         return await around(context, proceed)
 
-    make_unary = (
-        grpc.stream_unary_rpc_method_handler
-        if handler.request_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
-    return make_unary(unary, requests_decoder, handler.response_serializer)
+    return single
 
 
-def _decoder(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+def _around_stream(behavior: Behavior, around: Around, decode: Decode | None) -> Behavior:
+    async def stream(request: Any, context: Context) -> None:
+        async def proceed() -> None:
+            responses = behavior(decode(request) if decode else request, context)
+            if not inspect.isasyncgen(responses):
+                await responses
+                return
+            async for response in responses:
+                await context.write(response)
+
+        await around(context, proceed)
+
+    return stream
+
+
+def _decoder(deserialize: Decode | None) -> Decode:
     """Decodes with `deserialize`, or not at all, and raises the error that the table knows."""
 
     def decode(data: bytes) -> Any:

@@ -405,7 +405,7 @@ def test_an_answer_in_time_or_none(server: CannedServer, request_file: Path) -> 
         (("plan",), "Missing argument"),
         (("plan", "x", "--timeout", "0"), "above 0"),
         (("plan", "x", "--timeout", "nan"), "above 0"),
-        (("plan", "x", "--timeout", "soon"), "not a valid"),
+        (("plan", "x", "--timeout", "soon"), "--timeout"),
         (("plan", "x", "--server", ""), "host:port"),
         (("plan", "x", "--colour"), "No such option"),
         (("paln",), "No such command"),

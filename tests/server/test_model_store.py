@@ -95,7 +95,8 @@ def test_an_unknown_kind_of_url_is_told_in_words() -> None:
 
 
 def test_threads_that_share_a_model_get_the_numbers_of_one_thread() -> None:
-    model = OnnxCostModel(make_bundle("gpu", "v1"))
+    shipped = Registry()
+    model = OnnxCostModel.from_bundle(shipped.load(shipped.list()[0].hardware))
     draw = np.random.default_rng(0)
     batches = [
         (

@@ -1,6 +1,7 @@
 """The real command: flags, variables, exit codes, log lines, draining."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server_bundles import plan_request, publish_bundle
-from server_harness import COMMAND, LOOPBACK, SERVICE_NAME, server_process
+from server_harness import (
+    COMMAND,
+    LOOPBACK,
+    SERVICE_NAME,
+    ServerProcess,
+    eventually,
+    server_process,
+)
 
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 
@@ -121,6 +129,19 @@ def test_the_serving_line_names_the_ports_that_were_picked(bundles: Path, tmp_pa
         assert server.port > 0 and server.metrics_port > 0
         assert "grpc_server_started_total" in server.scrape()
         assert process.stop() == 0
+
+
+def test_console_lines_can_be_read_by_people_and_scripts(bundles: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    flags = ("--bundles", str(bundles), "--log-format", "console")
+    process = ServerProcess(log, *flags)
+    try:
+        eventually(lambda: "serving" in log.read_text())
+        (line,) = log.read_text().splitlines()
+        assert re.search(r"serving .*metrics_port=\d+ port=\d+$", line)
+        assert process.stop() == 0
+    finally:
+        process.process.kill()
 
 
 def test_each_rpc_is_one_line_with_id_method_code_and_seconds(

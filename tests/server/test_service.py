@@ -1,17 +1,22 @@
 """The service on a good day: plans, evaluations, cost models, health, reflection."""
 
+from pathlib import Path
+
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from server_bundles import plan_request
+from server_bundles import make_bundle, plan_request
 from server_harness import SERVICE_NAME, RunningServer, serving
 
 from shardwright.domain import check_plan
 from shardwright.v1 import plan_pb2, problem_pb2
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright.wire import plan_from_proto, plan_request_from_proto
+from shardwright_costmodel.features import FloatArray
+from shardwright_costmodel.runtime import OnnxCostModel
+from shardwright_server.model_store import ModelStore
 
 
 def test_a_plan_is_legal_and_says_who_predicted_it(server: RunningServer) -> None:
@@ -156,7 +161,32 @@ def test_an_unknown_method_is_unimplemented(server: RunningServer) -> None:
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_limits_are_settings(bundles) -> None:
+class BrokenCostModel(OnnxCostModel):
+    """A cost model whose fault nobody foresaw."""
+
+    def encode(self, shard_features: FloatArray) -> FloatArray:
+        raise KeyError("/secret/path")
+
+
+def test_a_fault_of_the_server_is_internal_tells_nothing_and_is_logged(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    models = ModelStore(
+        [BrokenCostModel(make_bundle("broken", "v1")), OnnxCostModel(make_bundle("sound", "v1"))]
+    )
+    with serving(models=models) as server:
+        with pytest.raises(grpc.RpcError) as caught:
+            server.plan(plan_request(hardware="broken"))
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert caught.value.details() == "internal error; the server's log has the cause"
+        assert "secret" not in str(caught.value.trailing_metadata())
+        assert server.plan(plan_request(hardware="sound")).cost_ms > 0
+        assert server.metric("shardwright_searches_running") == 0
+    logged = "".join(capfd.readouterr())
+    assert "KeyError: '/secret/path'" in logged and "Traceback" in logged
+
+
+def test_limits_are_settings(bundles: Path) -> None:
     with serving(bundles, "--max-tables", "3", "--max-devices", "1") as small:
         with pytest.raises(grpc.RpcError) as caught:
             small.plan(plan_request(num_tables=4))

@@ -39,13 +39,14 @@ class CommBench:
         local_world_size: Processes on this host.
     """
 
-    def __init__(self, device: Device, warmup: int, repetitions: int) -> None:
+    def __init__(self, device: Device, warmup: int, repetitions: int, timeout_s: float) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
         self._device = device
         self._warmup = warmup
         self._repetitions = repetitions
+        self._timeout_s = timeout_s
 
     def fingerprint(self) -> dict[str, str]:
         """What measures, as text."""
@@ -58,7 +59,8 @@ class CommBench:
     def agree(self, parts: list[range]) -> list[range]:
         """What rank 0 has in `parts`, on every rank."""
         payload = [[(part.start, part.stop) for part in parts]]
-        dist.broadcast_object_list(payload, src=0, device=self._device.torch_device)
+        with _collective(self._timeout_s):
+            dist.broadcast_object_list(payload, src=0, device=self._device.torch_device)
         return [range(start, stop) for start, stop in payload[0]]
 
     def rows(self, draw: Callable[[int], CommSample], indices: range) -> Iterator[dict[str, Any]]:
@@ -69,7 +71,8 @@ class CommBench:
                 self._measure(sample), dtype=torch.float64, device=self._device.torch_device
             )
             everyone = [torch.empty_like(times) for _ in range(self.world_size)]
-            dist.all_gather(everyone, times)
+            with _collective(self._timeout_s):
+                dist.all_gather(everyone, times)
             by_rank = torch.stack(everyone).cpu().numpy()
             yield comm_row(sample, by_rank[:, 0], by_rank[:, 1], self._repetitions)
 
@@ -102,11 +105,11 @@ class CommBench:
         skew_ms: float,
     ) -> float:
         """All ranks meet, each waits its skew; then from this rank's start to its end."""
-        dist.barrier()
-        spin_ms(skew_ms)
-        _, time_ms = self._device.timed_ms(
-            partial(dist.all_to_all_single, received, sent, received_splits, sent_splits)
-        )
+        exchange = partial(dist.all_to_all_single, received, sent, received_splits, sent_splits)
+        with _collective(self._timeout_s):
+            dist.barrier()
+            spin_ms(skew_ms)
+            _, time_ms = self._device.timed_ms(exchange)
         return time_ms
 
 
@@ -136,17 +139,29 @@ def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> I
     if int(os.environ["WORLD_SIZE"]) < 2:
         raise LaunchError("an all-to-all needs at least two processes; raise --nproc-per-node")
     device = open_device(device_name, int(os.environ["LOCAL_RANK"]))
-    rank = os.environ["RANK"]
-    try:
-        dist.init_process_group(device.backend, timeout=timedelta(seconds=timeout_s))
-        yield CommBench(device, warmup, repetitions)
+    with _collective(timeout_s):
+        dist.init_process_group(
+            device.backend,
+            timeout=timedelta(seconds=timeout_s),
+            # NCCL otherwise guesses the GPU of a rank at its first barrier
+            device_id=device.torch_device if device.name == "cuda" else None,
+        )
+    yield CommBench(device, warmup, repetitions, timeout_s)
+    # nobody leaves before all have finished: a closed connection looks like a lost rank
+    with _collective(timeout_s):
         dist.barrier()
-    except (RuntimeError, dist.DistError) as error:
-        # torch.distributed has no type of its own for a peer that closed its connection
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _collective(timeout_s: float) -> Iterator[None]:
+    """Translates the failure of a collective: torch raises bare RuntimeErrors for it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
         raise LaunchError(
-            f"rank {rank}: a collective failed or took more than {timeout_s:g} s, so another rank "
-            f"is lost; its own log says why ({error})"
+            f"rank {os.environ['RANK']}: a collective failed or took more than {timeout_s:g} s, so "
+            f"another rank is lost; its own log says why ({error})"
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()

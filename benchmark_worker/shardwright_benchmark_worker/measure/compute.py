@@ -81,19 +81,18 @@ class ComputeBench:
         device = self._device
         optimizers = tuple(o for o in limits.optimizers if o in device.optimizers)
         dtypes = tuple(d for d in limits.weight_dtypes if d in device.weight_dtypes)
-        missing_optimizers = [o.value for o in limits.optimizers if o not in optimizers]
-        missing_dtypes = [d.value for d in limits.weight_dtypes if d not in dtypes]
-        missing = missing_optimizers + missing_dtypes
-        if (chosen_optimizers and missing_optimizers) or (chosen_dtypes and missing_dtypes):
+        no_optimizers = [o.value for o in limits.optimizers if o not in optimizers]
+        no_dtypes = [d.value for d in limits.weight_dtypes if d not in dtypes]
+        asked = no_optimizers * chosen_optimizers + no_dtypes * chosen_dtypes
+        if asked:
             raise DeviceError(
-                f"fbgemm has no {device.name} kernels for {', '.join(missing)}; "
+                f"fbgemm has no {device.name} kernels for {', '.join(asked)}; "
                 f"it has {', '.join(o.value for o in device.optimizers)} and "
                 f"{', '.join(d.value for d in device.weight_dtypes)}"
             )
+        missing = ", ".join(no_optimizers + no_dtypes)
         if missing:
-            logger.info(
-                "not drawn: %s (fbgemm has no %s kernels for them)", ", ".join(missing), device.name
-            )
+            logger.info("not drawn: %s (fbgemm has no %s kernels for them)", missing, device.name)
         max_lookups = limits.max_lookups
         if max_lookups is None and device.name == "cpu":
             max_lookups = _CPU_MAX_LOOKUPS
@@ -117,7 +116,9 @@ class ComputeBench:
             sample = draw(index)
             try:
                 forward_ms, backward_ms = self._measure(sample)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
                 raise DeviceError(
                     f"sample {index} ({int(sample.memory_bytes.sum())} bytes of tables) does not "
                     f"fit into the memory of {self._device.name}; lower --max-memory-bytes"
@@ -168,6 +169,12 @@ def check_repetitions(warmup: int, repetitions: int) -> None:
         raise OptionError(f"--warmup must be in 0 .. 10000, got {warmup}")
     if not 1 <= repetitions <= 10_000:
         raise OptionError(f"--repetitions must be in 1 .. 10000, got {repetitions}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; torch's CPU allocator raises a bare RuntimeError."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or "DefaultCPUAllocator" in str(error)
 
 
 def _build(

@@ -127,7 +127,7 @@ class CudaDevice:
         self._scratch = torch.zeros(flush_bytes // 4, device=self.torch_device)
 
     def timed_ms(self, work: Callable[[], T]) -> tuple[T, float]:
-        """See `Device`; by events, so host time before the first kernel does not count twice."""
+        """See `Device`; by events, so what the GPU waits for the host counts, as in a job."""
         start: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         end: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(self.torch_device)

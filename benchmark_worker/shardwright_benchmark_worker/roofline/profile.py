@@ -13,7 +13,8 @@ Sources, cited in brackets below:
   [NT149], [NT212] github.com/NVIDIA/nccl-tests, issues 149 and 212: about 230-240 GB/s (A100) and
              370 GB/s (H100) all-to-all bus bandwidth inside a host.
   [NCCL2169] github.com/NVIDIA/nccl, issue 2169: 334.9 GB/s, all-to-all of 524 MB on 4 H100.
-  [NDR]      16 GPUs on two nodes with 8 NDR400 NICs each: 89.87 GB/s all-to-all bus bandwidth.
+  [NDR]      published nccl-tests of 16 GPUs on two nodes with 8 NDR400 NICs each (H100 class;
+             author unnamed, trust it moderately): 89.87 GB/s all-to-all bus bandwidth.
   [B200]     nccl-tests on HGX B200 (Vultr proof of concept, 2026): 11-13 us for the smallest
              all-to-all on 8 GPUs of a host, 38-42 us on 16 GPUs of two hosts.
   [NIC]      NVIDIA: NDR400 46-49 GB/s a port; 2.7-2.8 us latency a message.
@@ -37,9 +38,9 @@ _ISSUE_CYCLES = 5.6
 """SM cycles a forward lookup of up to 128 columns keeps busy; fitted to the narrow rows of [TR2365]
 (35.7e9 lookups/s at dim 16 when they are read as an H100's)."""
 
-_FLOOR_CYCLES = 7.0e7
-_HOT_ROW_CYCLES = 7.4e3
-"""SM cycles behind `backward_floor_ms` and `hot_row_ns` (0.30 ms and 32 ns on an H100); fitted to
+_FLOOR_CYCLES = 7.5e7
+_HOT_ROW_CYCLES = 7.8e3
+"""SM cycles behind `backward_floor_ms` and `hot_row_ns` (0.29 ms and 30 ns on an H100); fitted to
 the fusion medians that NeuroShard's published networks predict at batch 65536 (fused cost over the
 sum of single-table costs: 0.75 for 2 tables, 0.57 for 5, 0.49 for 8), scaled like issue."""
 
@@ -54,12 +55,10 @@ class GpuProfile:
         sort_gb_per_s: Memory traffic of a radix sort.
         l2_gb_per_s: Achievable bandwidth of the L2 cache.
         l2_bytes: Size of the L2 cache.
-        memory_bytes: Device memory.
-        forward_issue_ns: Per lookup of up to 128 columns, all SMs together.
+        num_sms: Streaming multiprocessors.
+        clock_ghz: Their boost clock.
         forward_launch_ms: An operator without work.
         backward_launch_ms: An operator without work: some fifteen kernels.
-        backward_floor_ms: What a lone operator cannot hide beside it.
-        hot_row_ns: Per access of the hottest row in the backward pass.
         nvlink_gb_per_s: All-to-all bandwidth of a GPU inside its host, per direction.
         nic_gb_per_s: All-to-all bandwidth of a GPU's share of the host's NICs, per direction.
         host_latency_ms: Of an all-to-all inside one host.
@@ -72,22 +71,30 @@ class GpuProfile:
     sort_gb_per_s: float
     l2_gb_per_s: float
     l2_bytes: float
-    memory_bytes: int
-    forward_issue_ns: float
+    num_sms: int
+    clock_ghz: float
     forward_launch_ms: float
     backward_launch_ms: float
-    backward_floor_ms: float
-    hot_row_ns: float
     nvlink_gb_per_s: float
     nic_gb_per_s: float
     host_latency_ms: float
     network_latency_ms: float
     peer_latency_ms: float
 
+    @property
+    def forward_issue_ns(self) -> float:
+        """Per lookup of up to 128 columns, all SMs together."""
+        return _ISSUE_CYCLES / (self.num_sms * self.clock_ghz)
 
-def _per_sm_cycle_ns(cycles: float, num_sms: int, clock_ghz: float) -> float:
-    """Time of so many SM cycles when all SMs share them."""
-    return cycles / (num_sms * clock_ghz)
+    @property
+    def backward_floor_ms(self) -> float:
+        """What a lone operator cannot hide beside its launches."""
+        return _FLOOR_CYCLES / (self.num_sms * self.clock_ghz) * 1e-6
+
+    @property
+    def hot_row_ns(self) -> float:
+        """Per access of the hottest row in the backward pass."""
+        return _HOT_ROW_CYCLES / (self.num_sms * self.clock_ghz)
 
 
 PROFILES: dict[str, GpuProfile] = {
@@ -99,14 +106,10 @@ PROFILES: dict[str, GpuProfile] = {
             sort_gb_per_s=3352 * _SORT_EFFICIENCY,
             l2_gb_per_s=5000.0,  # fitted to [TR2365], dims 32 .. 128, read as an H100's
             l2_bytes=50 * 2**20,  # [H100]
-            memory_bytes=80 * 2**30,  # [H100]
-            forward_issue_ns=_per_sm_cycle_ns(
-                _ISSUE_CYCLES, 132, 1.755
-            ),  # [H100] SMs; clock under load
+            num_sms=132,  # [H100]
+            clock_ghz=1.98,  # [H100]: 66.9 TFLOPS fp32 = 132 x 256 x 1.98e9
             forward_launch_ms=0.022,  # [FB5749]
             backward_launch_ms=0.108,  # [FB5749]
-            backward_floor_ms=1e-6 * _per_sm_cycle_ns(_FLOOR_CYCLES, 132, 1.755),
-            hot_row_ns=_per_sm_cycle_ns(_HOT_ROW_CYCLES, 132, 1.755),
             nvlink_gb_per_s=350.0,  # between [NCCL2169] and [NT212]
             nic_gb_per_s=47.9,  # [NDR] 89.87 x 8 / 15: 8 of the 15 peers are remote; [NIC] agrees
             host_latency_ms=0.0120,  # [B200]
@@ -119,12 +122,10 @@ PROFILES: dict[str, GpuProfile] = {
             sort_gb_per_s=2039 * _SORT_EFFICIENCY,
             l2_gb_per_s=2270.9,  # [MLPERF]
             l2_bytes=40 * 2**20,  # [A100]
-            memory_bytes=80 * 2**30,  # [A100]
-            forward_issue_ns=_per_sm_cycle_ns(_ISSUE_CYCLES, 108, 1.41),  # [A100]
+            num_sms=108,  # [A100]
+            clock_ghz=1.41,  # [A100]
             forward_launch_ms=0.022,  # [FB5749]
             backward_launch_ms=0.108,  # [FB5749]
-            backward_floor_ms=1e-6 * _per_sm_cycle_ns(_FLOOR_CYCLES, 108, 1.41),
-            hot_row_ns=_per_sm_cycle_ns(_HOT_ROW_CYCLES, 108, 1.41),
             nvlink_gb_per_s=235.0,  # [NT149]
             nic_gb_per_s=47.9 / 2,  # HDR200 has half the line rate of NDR400, at [NDR]'s efficiency
             host_latency_ms=0.0120,  # [B200]: no newer all-to-all floor of an A100 is published
@@ -137,12 +138,10 @@ PROFILES: dict[str, GpuProfile] = {
             sort_gb_per_s=900 * _SORT_EFFICIENCY,  # [V100] peak
             l2_gb_per_s=2847.5,  # [MLPERF]
             l2_bytes=6 * 2**20,  # [V100]
-            memory_bytes=32 * 2**30,  # [V100]
-            forward_issue_ns=_per_sm_cycle_ns(_ISSUE_CYCLES, 80, 1.53),  # [V100]
+            num_sms=80,  # [V100]
+            clock_ghz=1.53,  # [V100]
             forward_launch_ms=0.022,  # [FB5749]
             backward_launch_ms=0.108,  # [FB5749]
-            backward_floor_ms=1e-6 * _per_sm_cycle_ns(_FLOOR_CYCLES, 80, 1.53),
-            hot_row_ns=_per_sm_cycle_ns(_HOT_ROW_CYCLES, 80, 1.53),
             nvlink_gb_per_s=56.7,  # [MLPERF] four V100 of a DGX-1
             nic_gb_per_s=6.25 * 0.958,  # 4 EDR100 for 8 GPUs of a DGX-1, at [NDR]'s efficiency
             host_latency_ms=0.090,  # [MLPERF] floor on four V100

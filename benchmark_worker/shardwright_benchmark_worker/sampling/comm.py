@@ -114,7 +114,7 @@ def _draw_skew_ms(
 ) -> npt.NDArray[np.float64]:
     """Starts after the first device's; the longest one is log-uniform over three decades."""
     longest = max_skew_ms * 10.0 ** rng.uniform(-3.0, 0.0)
-    skew_ms = longest * rng.random(world_size) ** rng.uniform(0.3, 3.0)
+    place = rng.random(world_size) ** rng.uniform(0.3, 3.0)
     if rng.random() < NO_SKEW_SHARE:
         return np.zeros(world_size)
-    return np.asarray(skew_ms - skew_ms.min())
+    return np.asarray(longest * (place - place.min()) / np.ptp(place))

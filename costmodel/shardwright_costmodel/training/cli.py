@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shardwright_costmodel.bundle import Manifest
+from shardwright_costmodel.bundle import NAME_PATTERN, Manifest
 from shardwright_costmodel.errors import CostModelError
 from shardwright_costmodel.registry import Registry, RegistryEntry
 from shardwright_costmodel.training.data import load
@@ -32,7 +33,9 @@ def shardwright_train(
         str | None, typer.Option(help="Default: <YYYYMMDD>-<8 hex digits of the content>.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, initial weights and batches.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 60,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the training data; more when it is small.")
+    ] = 100,
     max_minutes: Annotated[
         float | None,
         typer.Option(
@@ -52,6 +55,8 @@ def shardwright_train(
     )
     log = Console(stderr=True)
     try:
+        _require_name("--name", name)
+        _require_name("--version", version)
         dataset = load(data)
         with _progress(log) as progress:
             bundle = train(
@@ -71,6 +76,15 @@ def shardwright_train(
         print(json.dumps(payload, indent=1))
     else:
         _print_summary(Console(), bundle.manifest, entry)
+
+
+def _require_name(option: str, value: str | None) -> None:
+    """Says so before the training when the bundle could not be published after it."""
+    if value is not None and not re.fullmatch(NAME_PATTERN, value):
+        raise CostModelError(
+            f"{option} must begin with a letter or digit and go on with those, '.', '_', '+' or "
+            f"'-', 128 in all at most; got {value!r}"
+        )
 
 
 def _progress(log: Console) -> Progress:

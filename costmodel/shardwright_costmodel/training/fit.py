@@ -35,10 +35,10 @@ class FitSettings:
     """
 
     seed: int = 0
-    epochs: int = 60
+    epochs: int = 100
     min_steps: int = 2000
     batch_size: int = 512
-    learning_rate: float = 4e-3
+    learning_rate: float = 6e-3
     weight_decay: float = 1e-5
     patience: float = 0.34
     max_seconds: float = math.inf

@@ -54,6 +54,7 @@ class Measurements:
         ends = np.cumsum(counts)
         starts = np.cumsum(self.counts) - self.counts
         items = np.arange(counts.sum()) + np.repeat(starts[groups] - (ends - counts), counts)
+        # a collective has two devices or more, so as many times as groups are those of operators
         per_group = len(self.times_ms) == len(self.counts)
         times_ms = self.times_ms[groups if per_group else items]
         return Measurements(self.features[items], counts, times_ms)

@@ -18,7 +18,7 @@ def kendall_tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Kendall's rank correlation tau-b of two `[n]` arrays, 1 for the same order.
 
     Knight's method (JASA 61, 1966): sorted by the first, the discordant pairs are the inversions of
-    the second. NaN when one of the two is constant.
+    the second. 0 when one of the two is constant: there is no order to agree with.
     """
     x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
     order = np.lexsort((y, x))
@@ -28,7 +28,7 @@ def kendall_tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     ties_both = _tied_pairs(np.stack([x, y], axis=1))
     excess = pairs - ties_x - ties_y + ties_both - 2 * _inversions(y)
     scale = np.sqrt(float(pairs - ties_x)) * np.sqrt(float(pairs - ties_y))
-    return float(excess / scale) if scale else float("nan")
+    return float(excess / scale) if scale else 0.0
 
 
 def _tied_pairs(ordered: Array) -> int:

@@ -19,6 +19,8 @@ _MAX_CORRECTION = 4.0
 _TINY = 1e-6
 _LOG_STEP = 5.0
 """Coefficients span many orders of magnitude: an optimizer's step moves them this much faster."""
+_LOG_SPREAD = 3.0
+"""Roughly the standard deviation of logarithms of encodings, which come without normalisation."""
 _TRUSTED = 4.0
 """Networks see inputs up to this many standard deviations; beyond, only the power laws go on."""
 
@@ -109,18 +111,23 @@ class ComputeHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = PositiveLinear(ENCODING_SIZE, 2)
-        self.correction = _mlp(ENCODING_SIZE, 64, 64, 2)
+        self.correction = _mlp(ENCODING_SIZE, 32, 32, 2)
+        first = self.correction[0]
+        assert isinstance(first, nn.Linear)
+        with torch.no_grad():
+            first.weight.div_(_LOG_SPREAD)
 
     def log_ms(self, encodings: Tensor) -> Tensor:
         """Logarithm of the milliseconds, `[m, 2]`, of encodings `[m, ENCODING_SIZE]`."""
-        correction = self.correction(torch.log(encodings + _TINY) / 3.0)
+        correction = self.correction(torch.log(encodings + _TINY))
         return torch.log(self.linear(encodings)) + _bounded(correction)
 
     def forward(self, encodings: Tensor) -> Tensor:
         """Milliseconds, `[m, 2]`; exactly 0 for a row of zeros, which is no shard."""
-        total = encodings.sum(dim=1, keepdim=True)
         ms = torch.exp(self.log_ms(encodings).clamp(-_MAX_LOG, _MAX_LOG))
-        return torch.where(total > 0.0, ms, torch.zeros_like(ms))
+        # 1 as soon as there is any work, and much faster in ONNX Runtime than a condition
+        any_work = (self.linear.proportional(encodings) * 1e30).clamp(max=1.0)
+        return ms * any_work
 
 
 class CommModel(nn.Module):
@@ -165,7 +172,11 @@ class PositiveLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`[n, fan_in]` to `[n, fan_out]`."""
-        return inputs @ torch.exp(_LOG_STEP * self.weight) + torch.exp(_LOG_STEP * self.bias)
+        return self.proportional(inputs) + torch.exp(_LOG_STEP * self.bias)
+
+    def proportional(self, inputs: Tensor) -> Tensor:
+        """The same without its constant term."""
+        return inputs @ torch.exp(_LOG_STEP * self.weight)
 
 
 def _bounded(correction: Tensor) -> Tensor:

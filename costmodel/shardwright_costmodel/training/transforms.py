@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from shardwright.domain import REUSE_BINS
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
-
-_SHARD = {name: i for i, name in enumerate(SHARD_COLUMNS)}
-_COMM = {name: i for i, name in enumerate(COMM_COLUMNS)}
+from shardwright_costmodel.features import SHARD_COLUMNS
 
 _FLOAT_BYTES = 4.0
 """Outputs and gradients of an embedding bag are fp32."""
@@ -148,28 +145,22 @@ def comm_amounts(devices: Tensor) -> Tensor:
         devices: `[n, len(COMM_COLUMNS)] float32`, raw.
 
     Returns:
-        `[n, 10] float32`, non-negative.
+        `[n, 10] float32`, non-negative: sent inside the host by the device, by an average device
+        and by the busiest; sent outside by those three, by an average device of the host and of the
+        busiest host; received inside and outside.
     """
-    c = {name: devices[:, i : i + 1] for name, i in _COMM.items()}
-    world, per_host = c["world_size"].clamp(min=1.0), c["devices_per_host"].clamp(min=1.0)
-    peers_inside = (per_host - 1.0).clamp(min=0.0)
-    peers_outside = (world - per_host).clamp(min=0.0)
-    unit = c["global_batch_size"] / world * _FLOAT_BYTES
-    own, mean, largest = c["device_dim"], c["mean_dim"], c["max_dim"]
-    host_total = c["host_mean_dim"] * per_host
-    largest_host = c["max_host_mean_dim"] * per_host
-    return unit * torch.cat(
+    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
+    peers_inside, peers_outside = per_host - 1.0, (world - per_host).clamp(min=0.0)
+    # what goes to, or comes from, one peer
+    slice_bytes = devices[:, 3:] * (devices[:, 2:3] / world * _FLOAT_BYTES)
+    own, mean, host_mean = slice_bytes[:, 0:1], slice_bytes[:, 1:2], slice_bytes[:, 3:4]
+    host_total = host_mean * per_host
+    return torch.cat(
         [
-            own * peers_inside,
-            own * peers_outside,
+            slice_bytes[:, :3] * peers_inside,
+            slice_bytes * peers_outside,
             (host_total - own).clamp(min=0.0),
             (mean * world - host_total).clamp(min=0.0),
-            largest * peers_inside,
-            largest * peers_outside,
-            mean * peers_inside,
-            mean * peers_outside,
-            host_total * peers_outside,
-            largest_host * peers_outside,
         ],
         dim=1,
     )

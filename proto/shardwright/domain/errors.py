@@ -8,7 +8,6 @@ DomainError (ValueError)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -84,19 +83,14 @@ class Checks:
         return self.require(
             is_int and low <= value <= high,  # type: ignore[operator]
             field,
-            f"must be a whole number from {low} to {high}, got {value!r}{hint}",
+            f"must be a whole number from {low} to {high}, got {value!r:.80}{hint}",
         )
 
     def require_positive(self, value: object, field: str, high: float, hint: str = "") -> bool:
         """Requires a finite number in `(0, high]`."""
-        ok = (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            and 0 < value <= high
-        )
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= high
         return self.require(
-            ok, field, f"must be a number above 0 and at most {high:g}, got {value!r}{hint}"
+            ok, field, f"must be a number above 0 and at most {high:g}, got {value!r:.80}{hint}"
         )
 
     def extend(self, violations: Iterable[Violation], prefix: str) -> None:

@@ -42,7 +42,7 @@ class ShardingPlan:
         digest = hashlib.sha256()
         for s in sorted(self.shards, key=lambda s: (s.table, s.column_offset, s.row_offset)):
             digest.update(
-                f"{s.table!r} {s.device} {s.row_offset} {s.num_rows} "
+                f"{s.table!a} {s.device} {s.row_offset} {s.num_rows} "
                 f"{s.column_offset} {s.num_columns}\n".encode()
             )
         return digest.hexdigest()

@@ -32,7 +32,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         checks = Checks()
-        for name in ("device", "row_offset", "num_rows", "column_offset"):
+        for name in ("device", "column_offset"):
+            checks.require_int(getattr(self, name), name, 0, 2**31 - 1)
+        for name in ("row_offset", "num_rows"):
             checks.require_int(getattr(self, name), name, 0, 2**62)
         checks.require_int(self.num_columns, "num_columns", 1, 2**31 - 1)
         checks.raise_if_any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -156,9 +157,9 @@ class EmbeddingTable:
 
 def _check_histogram(checks: Checks, histogram: tuple[float, ...]) -> None:
     bad = [
-        f"[{i}] = {share!r}"
+        f"[{i}] = {share!r:.40}"
         for i, share in enumerate(histogram[:REUSE_BINS])
-        if not (isinstance(share, (int, float)) and math.isfinite(share) and share >= 0)
+        if not (isinstance(share, (int, float)) and 0 <= share <= sys.float_info.max)
     ]
     counted = checks.require(
         len(histogram) == REUSE_BINS,

@@ -51,6 +51,7 @@ class _StoppedBy:
 class _StoppedByEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_StoppedBy.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     STOPPED_BY_UNSPECIFIED: _StoppedBy.ValueType  # 0
+    """Not yet ended: stands in all but the last message of a stream."""
     STOPPED_BY_COMPLETED: _StoppedBy.ValueType  # 1
     """The algorithm ran to its end."""
     STOPPED_BY_TIME_BUDGET: _StoppedBy.ValueType  # 2
@@ -62,6 +63,7 @@ class StoppedBy(_StoppedBy, metaclass=_StoppedByEnumTypeWrapper):
     """Why a search ended."""
 
 STOPPED_BY_UNSPECIFIED: StoppedBy.ValueType  # 0
+"""Not yet ended: stands in all but the last message of a stream."""
 STOPPED_BY_COMPLETED: StoppedBy.ValueType  # 1
 """The algorithm ran to its end."""
 STOPPED_BY_TIME_BUDGET: StoppedBy.ValueType  # 2
@@ -83,11 +85,17 @@ class Shard(google.protobuf.message.Message):
     COLUMN_OFFSET_FIELD_NUMBER: builtins.int
     NUM_COLUMNS_FIELD_NUMBER: builtins.int
     table: builtins.str
+    """Table.name."""
     device: builtins.int
+    """Where it lies, from 0."""
     row_offset: builtins.int
+    """First row."""
     num_rows: builtins.int
+    """Rows; 0 for the empty tail of a row-wise table with fewer rows than devices."""
     column_offset: builtins.int
+    """First column."""
     num_columns: builtins.int
+    """Columns; a multiple of 4."""
     def __init__(
         self,
         *,
@@ -142,6 +150,7 @@ class DeviceCost(google.protobuf.message.Message):
     TOTAL_MS_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     device: builtins.int
+    """From 0."""
     compute_ms: builtins.float
     """Fused embedding bags: forward + backward + optimizer."""
     forward_comm_ms: builtins.float
@@ -183,6 +192,7 @@ class Baseline(google.protobuf.message.Message):
     cost_ms: builtins.float
     """Absent when the strategy finds no plan that fits into memory."""
     feasible: builtins.bool
+    """Whether the strategy finds a plan that fits into memory."""
     def __init__(
         self,
         *,
@@ -207,9 +217,13 @@ class CostModel(google.protobuf.message.Message):
     HARDWARE_FIELD_NUMBER: builtins.int
     SOURCE_FIELD_NUMBER: builtins.int
     name: builtins.str
+    """What made it, such as "roofline"."""
     version: builtins.str
+    """Bundle version."""
     hardware: builtins.str
+    """Hardware profile."""
     source: global___CostModelSource.ValueType
+    """Whether its measurements are real."""
     def __init__(
         self,
         *,
@@ -282,15 +296,23 @@ class CostModelDescription(google.protobuf.message.Message):
     SOFTWARE_FIELD_NUMBER: builtins.int
     IS_DEFAULT_FIELD_NUMBER: builtins.int
     num_compute_measurements: builtins.int
+    """Fused operators that it was trained on."""
     num_comm_measurements: builtins.int
+    """All-to-alls that it was trained on."""
     is_default: builtins.bool
     """Whether requests that name no version get this one."""
     @property
-    def cost_model(self) -> global___CostModel: ...
+    def cost_model(self) -> global___CostModel:
+        """Its identity."""
+
     @property
-    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was trained."""
+
     @property
-    def accuracy(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CostModelAccuracy]: ...
+    def accuracy(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CostModelAccuracy]:
+        """How well it predicts data that it was not trained on."""
+
     @property
     def software(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Software that trained it: package name to version."""
@@ -327,9 +349,13 @@ class SearchSummary(google.protobuf.message.Message):
     predictions: builtins.int
     """Rows sent through the cost models."""
     stopped_by: global___StoppedBy.ValueType
+    """Why it ended."""
     algorithm: shardwright.v1.problem_pb2.Algorithm.ValueType
+    """Which search it was."""
     @property
-    def duration(self) -> google.protobuf.duration_pb2.Duration: ...
+    def duration(self) -> google.protobuf.duration_pb2.Duration:
+        """Wall-clock time."""
+
     def __init__(
         self,
         *,

@@ -195,6 +195,7 @@ class Table(google.protobuf.message.Message):
     pooling_factor: builtins.float
     """Mean number of lookups per sample, summed over the table's features."""
     weight_dtype: global___WeightDtype.ValueType
+    """Element type of the weights."""
     @property
     def reuse_histogram(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Empty, or 17 shares: of the distinct rows accessed in one global batch, the part whose access
@@ -207,7 +208,9 @@ class Table(google.protobuf.message.Message):
         """Sparse features that look up this table; informative."""
 
     @property
-    def constraints(self) -> global___TableConstraints: ...
+    def constraints(self) -> global___TableConstraints:
+        """Limits on how this table may be sharded; absent means none."""
+
     def __init__(
         self,
         *,
@@ -234,7 +237,9 @@ class DeviceMemoryOverride(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     MEMORY_BYTES_FIELD_NUMBER: builtins.int
     device: builtins.int
+    """From 0; each device at most once."""
     memory_bytes: builtins.int
+    """Takes the place of Cluster.device_memory_bytes; the reservation is subtracted from it too."""
     def __init__(
         self,
         *,
@@ -258,15 +263,19 @@ class Cluster(google.protobuf.message.Message):
     RESERVED_MEMORY_BYTES_FIELD_NUMBER: builtins.int
     DEVICE_MEMORY_OVERRIDES_FIELD_NUMBER: builtins.int
     num_devices: builtins.int
+    """Devices of the job, over all hosts."""
     devices_per_host: builtins.int
     """Divides num_devices."""
     hardware: builtins.str
     """Hardware profile, such as "nvidia-h100-sxm5-80gb"; ListCostModels names those there are."""
     device_memory_bytes: builtins.int
+    """Memory of each device, the reservation included."""
     reserved_memory_bytes: builtins.int
     """Per device, for everything that is not an embedding shard: dense model, activations, buffers."""
     @property
-    def device_memory_overrides(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceMemoryOverride]: ...
+    def device_memory_overrides(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceMemoryOverride]:
+        """Devices whose memory differs from device_memory_bytes."""
+
     def __init__(
         self,
         *,
@@ -304,6 +313,7 @@ class SearchOptions(google.protobuf.message.Message):
     grid_steps: builtins.int
     """Caps on the sum of dims per device tried in each placement, from 1.0 to 1.5 times the mean. Default 11."""
     algorithm: global___Algorithm.ValueType
+    """Which search; unspecified means the server's default."""
     seed: builtins.int
     """Seed of everything drawn at random. Default 0."""
     @property

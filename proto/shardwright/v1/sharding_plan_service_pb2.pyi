@@ -16,6 +16,8 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class GetShardingPlanRequest(google.protobuf.message.Message):
+    """A sharding problem and how to search for its plan."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
@@ -30,14 +32,23 @@ class GetShardingPlanRequest(google.protobuf.message.Message):
     global_batch_size: builtins.int
     """Samples per iteration over all devices."""
     optimizer: shardwright.v1.problem_pb2.Optimizer.ValueType
+    """Required."""
     @property
-    def tables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.problem_pb2.Table]: ...
+    def tables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.problem_pb2.Table]:
+        """At least one; names are unique."""
+
     @property
-    def cluster(self) -> shardwright.v1.problem_pb2.Cluster: ...
+    def cluster(self) -> shardwright.v1.problem_pb2.Cluster:
+        """The devices to place them on."""
+
     @property
-    def options(self) -> shardwright.v1.problem_pb2.SearchOptions: ...
+    def options(self) -> shardwright.v1.problem_pb2.SearchOptions:
+        """How to search; absent means the defaults."""
+
     @property
-    def cost_model(self) -> shardwright.v1.problem_pb2.CostModelSelector: ...
+    def cost_model(self) -> shardwright.v1.problem_pb2.CostModelSelector:
+        """Which cost model answers; absent means the default of the hardware profile."""
+
     def __init__(
         self,
         *,
@@ -56,6 +67,8 @@ global___GetShardingPlanRequest = GetShardingPlanRequest
 
 @typing.final
 class GetShardingPlanResponse(google.protobuf.message.Message):
+    """A plan, what it is predicted to cost, and what the numbers rest on."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     PLAN_FIELD_NUMBER: builtins.int
@@ -73,20 +86,29 @@ class GetShardingPlanResponse(google.protobuf.message.Message):
     lower_bound_ms: builtins.float
     """No legal plan costs less by the same models. Absent when the algorithm derives no bound."""
     request_id: builtins.str
+    """That of the request."""
     gap: builtins.float
     """cost_ms / lower_bound_ms - 1: at most so much better could any plan be. Absent with the bound."""
     @property
-    def plan(self) -> shardwright.v1.plan_pb2.ShardingPlan: ...
+    def plan(self) -> shardwright.v1.plan_pb2.ShardingPlan:
+        """Covers every table; legal for a TorchRec job."""
+
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.plan_pb2.DeviceCost]:
         """One per device, in order."""
 
     @property
-    def baselines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.plan_pb2.Baseline]: ...
+    def baselines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.plan_pb2.Baseline]:
+        """What simple strategies would cost."""
+
     @property
-    def cost_model(self) -> shardwright.v1.plan_pb2.CostModel: ...
+    def cost_model(self) -> shardwright.v1.plan_pb2.CostModel:
+        """Who predicted."""
+
     @property
-    def search(self) -> shardwright.v1.plan_pb2.SearchSummary: ...
+    def search(self) -> shardwright.v1.plan_pb2.SearchSummary:
+        """How the plan was found."""
+
     @property
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What a user should know before trusting the numbers."""
@@ -116,6 +138,8 @@ global___GetShardingPlanResponse = GetShardingPlanResponse
 
 @typing.final
 class EvaluateShardingPlanRequest(google.protobuf.message.Message):
+    """A sharding problem and somebody's plan for it."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
@@ -126,16 +150,27 @@ class EvaluateShardingPlanRequest(google.protobuf.message.Message):
     PLAN_FIELD_NUMBER: builtins.int
     COST_MODEL_FIELD_NUMBER: builtins.int
     request_id: builtins.str
+    """As in GetShardingPlanRequest."""
     global_batch_size: builtins.int
+    """Samples per iteration over all devices."""
     optimizer: shardwright.v1.problem_pb2.Optimizer.ValueType
+    """Required."""
     @property
-    def tables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.problem_pb2.Table]: ...
+    def tables(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.problem_pb2.Table]:
+        """At least one; names are unique."""
+
     @property
-    def cluster(self) -> shardwright.v1.problem_pb2.Cluster: ...
+    def cluster(self) -> shardwright.v1.problem_pb2.Cluster:
+        """The devices that the plan is for."""
+
     @property
-    def plan(self) -> shardwright.v1.plan_pb2.ShardingPlan: ...
+    def plan(self) -> shardwright.v1.plan_pb2.ShardingPlan:
+        """The plan to score; must cover every table."""
+
     @property
-    def cost_model(self) -> shardwright.v1.problem_pb2.CostModelSelector: ...
+    def cost_model(self) -> shardwright.v1.problem_pb2.CostModelSelector:
+        """Which cost model answers; absent means the default of the hardware profile."""
+
     def __init__(
         self,
         *,
@@ -154,6 +189,8 @@ global___EvaluateShardingPlanRequest = EvaluateShardingPlanRequest
 
 @typing.final
 class EvaluateShardingPlanResponse(google.protobuf.message.Message):
+    """What the plan is predicted to cost."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     COST_MS_FIELD_NUMBER: builtins.int
@@ -163,15 +200,23 @@ class EvaluateShardingPlanResponse(google.protobuf.message.Message):
     FINGERPRINT_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     cost_ms: builtins.float
+    """Predicted milliseconds per iteration of the slowest device: max(total_ms + wait_ms)."""
     request_id: builtins.str
+    """That of the request."""
     fingerprint: builtins.str
     """Fingerprint of the plan that was evaluated."""
     @property
-    def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.plan_pb2.DeviceCost]: ...
+    def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shardwright.v1.plan_pb2.DeviceCost]:
+        """One per device, in order."""
+
     @property
-    def cost_model(self) -> shardwright.v1.plan_pb2.CostModel: ...
+    def cost_model(self) -> shardwright.v1.plan_pb2.CostModel:
+        """Who predicted."""
+
     @property
-    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What a user should know before trusting the numbers."""
+
     def __init__(
         self,
         *,
@@ -189,6 +234,8 @@ global___EvaluateShardingPlanResponse = EvaluateShardingPlanResponse
 
 @typing.final
 class ListCostModelsRequest(google.protobuf.message.Message):
+    """Which cost models to list."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     HARDWARE_FIELD_NUMBER: builtins.int
@@ -205,6 +252,8 @@ global___ListCostModelsRequest = ListCostModelsRequest
 
 @typing.final
 class ListCostModelsResponse(google.protobuf.message.Message):
+    """The cost models that can answer."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     COST_MODELS_FIELD_NUMBER: builtins.int

@@ -59,6 +59,7 @@ class ShardingPlanServiceServicer(object):
 
     def GetShardingPlan(self, request, context):
         """Searches for the plan with the lowest predicted cost.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class ShardingPlanServiceStub:
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse,
     ]
-    """Searches for the plan with the lowest predicted cost."""
+    """Searches for the plan with the lowest predicted cost.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
 
     StreamShardingPlan: grpc.UnaryStreamMultiCallable[
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
@@ -75,7 +77,9 @@ class ShardingPlanServiceAsyncStub:
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse,
     ]
-    """Searches for the plan with the lowest predicted cost."""
+    """Searches for the plan with the lowest predicted cost.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
 
     StreamShardingPlan: grpc.aio.UnaryStreamMultiCallable[
         shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
@@ -118,7 +122,9 @@ class ShardingPlanServiceServicer(metaclass=abc.ABCMeta):
         request: shardwright.v1.sharding_plan_service_pb2.GetShardingPlanRequest,
         context: _ServicerContext,
     ) -> typing.Union[shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse, collections.abc.Awaitable[shardwright.v1.sharding_plan_service_pb2.GetShardingPlanResponse]]:
-        """Searches for the plan with the lowest predicted cost."""
+        """Searches for the plan with the lowest predicted cost.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
 
     @abc.abstractmethod
     def StreamShardingPlan(

@@ -1,0 +1,83 @@
+"""`shardwright-train` as people run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardwright_costmodel.registry import Registry
+from shardwright_costmodel.runtime import OnnxCostModel
+
+COMMAND = [str(Path(sys.executable).parent / "shardwright-train")]
+QUICK = ["--epochs", "1", "--max-minutes", "0.1"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def test_a_dataset_becomes_a_published_bundle(dataset_url: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "models")
+    done = run("--data", dataset_url, "--out", out, "--name", "mine", *QUICK)
+    assert done.returncode == 0, done.stderr
+    (entry,) = Registry(out).list()
+    assert entry.hardware == "test-machine"
+    for text in ("MODELLED", "compute_backward", "forward_comm", "MAPE", entry.version, out):
+        assert text in done.stdout
+    model = OnnxCostModel.from_bundle(Registry(out).load("test-machine"))
+    assert model.id.name == "mine"
+
+
+def test_json_holds_the_manifest_and_nothing_else_is_printed(
+    dataset_url: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "models")
+    arguments = ("--data", dataset_url, "--out", out, "--version", "v7", *QUICK, "--json")
+    done = run(*arguments)
+    payload = json.loads(done.stdout)
+    assert payload["url"] == f"{out}/test-machine/v7"
+    assert payload["manifest"]["version"] == "v7"
+    assert {a["quantity"] for a in payload["manifest"]["accuracy"]} >= {"compute", "forward_comm"}
+    again = run(*arguments)
+    assert again.returncode == 2
+    assert "already holds a bundle" in again.stderr
+    assert again.stdout == ""
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], message: str) -> None:
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_bad_dataset_is_one_clear_line(
+    tmp_path: Path, write: Callable[..., str], compute: list[Any], comm: list[Any]
+) -> None:
+    compute[5]["forward_ms"] = float("nan")
+    done = run("--data", write(tmp_path / "data", compute, comm), "--out", str(tmp_path / "models"))
+    assert_one_line(done, "compute/part-0.parquet: column forward_ms, row 5")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_missing_dataset_is_one_clear_line(tmp_path: Path) -> None:
+    done = run("--data", str(tmp_path / "none"), "--out", str(tmp_path / "models"))
+    assert_one_line(done, "none/compute: holds no *.parquet part")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--version", "../1"], "version"), (["--name", "a b"], "name")],
+)
+def test_a_bad_name_is_said_before_any_training(
+    dataset_url: str, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    done = run("--data", dataset_url, "--out", str(tmp_path / "models"), *arguments)
+    assert_one_line(done, f"--{message} must be")
