@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from shardwright.domain import Algorithm, SearchOptions
-from shardwright_server.search.beam import SearchOutcome, search_beam
+from shardwright_server.search.beam import search_beam
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.outcome import OnImprovement, SearchOutcome
 
 
 class Search(Protocol):
@@ -20,9 +21,13 @@ class Search(Protocol):
     """
 
     def __call__(
-        self, evaluator: PlanEvaluator, options: SearchOptions, budget: Budget
+        self,
+        evaluator: PlanEvaluator,
+        options: SearchOptions,
+        budget: Budget,
+        on_improvement: OnImprovement | None = None,
     ) -> SearchOutcome:
-        """Searches."""
+        """Searches; tells of each better plan."""
         ...
 
 

@@ -34,6 +34,7 @@ from shardwright.domain import SearchOptions, Shard, ShardingPlan, ShardingProbl
 from shardwright_server.search.budget import Budget, OutOfTime
 from shardwright_server.search.capacity import no_plan_error
 from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.outcome import OnImprovement, SearchOutcome
 from shardwright_server.search.pieces import IntArray, Piece, PieceCatalog, can_halve
 from shardwright_server.search.placement import NOTHING, Placements, dim_caps, place
 
@@ -44,19 +45,6 @@ MAX_LOCKSTEP_BYTES = 128 * 2**20
 """Device encodings of the lanes that run in one lockstep, at most; bounds memory, not results."""
 
 
-@dataclass(frozen=True)
-class SearchOutcome:
-    """What a search found.
-
-    Attributes:
-        plan: The best plan.
-        stopped_by: Why it ended.
-    """
-
-    plan: ShardingPlan
-    stopped_by: StoppedBy
-
-
 @dataclass
 class _Best:
     cost_ms: float = np.inf
@@ -64,14 +52,19 @@ class _Best:
     devices: tuple[int, ...] = ()
 
 
-def search_beam(evaluator: PlanEvaluator, options: SearchOptions, budget: Budget) -> SearchOutcome:
+def search_beam(
+    evaluator: PlanEvaluator,
+    options: SearchOptions,
+    budget: Budget,
+    on_improvement: OnImprovement | None = None,
+) -> SearchOutcome:
     """Searches column splits and placements; see the module.
 
     Raises:
         InsufficientMemoryError: When no state that was reached fits, saying which piece did not.
         NoPlanInTimeError: When the deadline passes before a plan is found.
     """
-    search = _BeamSearch(evaluator, options, budget)
+    search = _BeamSearch(evaluator, options, budget, on_improvement)
     try:
         search.run()
         stopped_by = StoppedBy.COMPLETED
@@ -88,8 +81,15 @@ class _BeamSearch:
         best: The best plan so far.
     """
 
-    def __init__(self, evaluator: PlanEvaluator, options: SearchOptions, budget: Budget) -> None:
+    def __init__(
+        self,
+        evaluator: PlanEvaluator,
+        options: SearchOptions,
+        budget: Budget,
+        on_improvement: OnImprovement | None,
+    ) -> None:
         self.best = _Best()
+        self._on_improvement = on_improvement
         self._evaluator = evaluator
         self._catalog = evaluator.catalog
         self._options = options
@@ -132,6 +132,8 @@ class _BeamSearch:
             devices = tuple(placements.devices[cheapest].tolist())
             self.best = _Best(cost_ms, states[cheapest], devices)
             self._budget.plan_found = True
+            if self._on_improvement is not None:
+                self._on_improvement(_to_plan(states[cheapest], devices, self._evaluator))
         return placements
 
     def _chunks(self, states: list[State], num_caps: int) -> Iterator[list[State]]:

@@ -1,0 +1,162 @@
+"""Cuts: into what each lot is cut before anything is placed, from what the plan would cost at best.
+
+A placement can level the devices, so that each carries an average share; but no device can carry
+less than the largest unit that is put on it whole. So the cost of a way to cut is judged by
+
+    max(compute of the average device, compute of the largest unit alone) + transfers at mean dims
+
+and the lot with the largest unit is cut, in the way that this judges best, as long as its unit
+exceeds a share of the average device: in more column pieces, row-wise, over a host, or in copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright.domain import ShardingType
+from shardwright_costmodel.features import FloatArray
+from shardwright_server.search.lots import Lot, LotBook, even_widths
+from shardwright_server.search.pieces import Float64Array, IntArray
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one lot is cut.
+
+    Attributes:
+        kinds: Catalog ids of its units, or of what it leaves on a device when spread.
+        spread: How it is spread; None: it has units.
+        devices: How many devices a spread lot reaches.
+    """
+
+    kinds: tuple[int, ...]
+    spread: ShardingType | None = None
+    devices: int = 1
+
+
+Cuts = list[Cut]
+"""By lot."""
+
+
+class Cutter:
+    """Cuts lots, the largest unit first.
+
+    Args:
+        book: The lots.
+        columns_only: Whether lots that can have units are never spread.
+
+    Attributes:
+        cuts: The cuts so far; in the beginning as few as constraints and memory allow.
+    """
+
+    def __init__(self, book: LotBook, *, columns_only: bool) -> None:
+        self._book = book
+        self._columns_only = columns_only
+        self._evaluator = book.evaluator
+        self.cuts: Cuts = [self.least(lot) for lot in range(len(book.lots))]
+        self._total_encoding: FloatArray = np.zeros(book.catalog.encodings.shape[1], np.float64)
+        self._total_dim = 0.0
+        for cut in self.cuts:
+            encoding, dim = self._weight(cut)
+            self._total_encoding += encoding
+            self._total_dim += dim
+        self._alone_ms: Float64Array = np.array([self._largest_ms(cut) for cut in self.cuts])
+        self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
+
+    def least(self, lot: int) -> Cut:
+        """The coarsest cut that constraints and the memory of the largest allowed device permit."""
+        book, facts = self._book, self._book.lots[lot]
+        largest = int(self._evaluator.memory_bytes[book.allowed[lot]].max())
+        parts = facts.least_units
+        while facts.whole or facts.cut:
+            widths = self._widths(lot, parts)
+            if widths is None:
+                break
+            kinds = book.units((lot, width) for width in widths)
+            if int(book.catalog.memory_bytes[kinds[0]]) <= largest:
+                return Cut(tuple(kinds))
+            parts *= 2
+        for kind in facts.spreads:
+            return self.spread(lot, kind)
+        # too large for every device: packing says so
+        return Cut((book.unit(lot, facts.columns),))
+
+    def spread(self, lot: int, kind: ShardingType) -> Cut:
+        """The cut of a spread lot."""
+        found = self._book.spread(lot, kind)
+        return Cut((found.kind,), kind, found.count)
+
+    def _widths(self, lot: int, parts: int) -> list[int] | None:
+        facts = self._book.lots[lot]
+        if parts == 1:
+            return [facts.columns]
+        if not facts.cut or facts.columns < parts * facts.min_width:
+            return None
+        widths = even_widths(facts.columns, parts)
+        return widths if widths[-1] >= facts.min_width and parts <= self._num_allowed(lot) else None
+
+    def _num_allowed(self, lot: int) -> int:
+        return int(self._book.allowed[lot].sum())
+
+    def _can_grow(self, lot: int) -> bool:
+        facts: Lot = self._book.lots[lot]
+        spreads = bool(facts.spreads) and not self._columns_only
+        return self.cuts[lot].spread is None and (facts.cut or spreads)
+
+    def _weight(self, cut: Cut) -> tuple[Float64Array, float]:
+        """What a lot adds to all devices together: encoding and dims."""
+        kinds = list(cut.kinds)
+        encodings = self._book.catalog.encodings[kinds].sum(axis=0, dtype=np.float64)
+        dims = float(self._book.catalog.num_columns[kinds].sum())
+        return encodings * cut.devices, dims * cut.devices
+
+    def _largest_ms(self, cut: Cut) -> float:
+        return float(self._book.catalog.compute_ms[list(cut.kinds)].max())
+
+    def refine(self, share: float, most_cuts: int) -> Cuts:
+        """Cuts on until no unit that can be cut exceeds `share` of the average device."""
+        for _ in range(most_cuts):
+            candidates_ms = np.where(self._settled, 0.0, self._alone_ms)
+            lot = int(candidates_ms.argmax())
+            average_ms = float(self._average_ms(self._total_encoding[None])[0])
+            if candidates_ms[lot] <= share * average_ms:
+                break
+            self._refine(lot, share)
+        return list(self.cuts)
+
+    def _refine(self, lot: int, share: float) -> None:
+        """Takes the best finer cut of a lot, or settles that there is none."""
+        options = [self.cuts[lot], *self._finer(lot)]
+        now, dim_now = self._weight(options[0])
+        weights = [self._weight(option) for option in options]
+        encodings = self._total_encoding + np.array([e - now for e, _ in weights])
+        dims = self._total_dim + np.array([dim - dim_now for _, dim in weights])
+        largest_ms = np.array([self._largest_ms(option) for option in options])
+        compute_ms = np.maximum(self._average_ms(encodings), largest_ms / share)
+        judged = compute_ms + self._transfer_ms(dims)
+        best = int(judged.argmin())
+        self._settled[lot] = best == 0 or options[best].spread is not None
+        self.cuts[lot] = options[best]
+        self._alone_ms[lot] = largest_ms[best]
+        self._total_encoding, self._total_dim = encodings[best], float(dims[best])
+
+    def _finer(self, lot: int) -> list[Cut]:
+        facts = self._book.lots[lot]
+        found = []
+        for parts in (len(self.cuts[lot].kinds) + 1, 2 * len(self.cuts[lot].kinds)):
+            widths = self._widths(lot, parts)
+            if widths is not None:
+                found.append(Cut(tuple(self._book.units((lot, width) for width in widths))))
+        spreads = () if self._columns_only else facts.spreads
+        return [*found, *(self.spread(lot, kind) for kind in spreads)]
+
+    def _average_ms(self, total_encodings: Float64Array) -> Float64Array:
+        shares = (total_encodings / self._book.num_devices).astype(np.float32)
+        return self._evaluator.compute_ms(np.maximum(shares, 0.0))
+
+    def _transfer_ms(self, total_dims: Float64Array) -> Float64Array:
+        """Forward and backward transfer where every device has the mean of dims."""
+        means = total_dims / self._book.num_devices
+        return np.asarray(self._evaluator.transfer_ms(means, means, means).sum(axis=1))

@@ -1,0 +1,251 @@
+"""Lots: what a local search cuts and moves, with the constraints on it.
+
+A lot is one table, or the tables of a colocation group, which lie whole on one device. Its *units*
+are what lies on single devices and moves freely: column pieces, or the lot as a whole. A lot that
+is *spread* (row-wise, table-row-wise, data-parallel) has no units: it lies on all devices of the
+job or of a host, and weighs the same on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from shardwright.domain import (
+    COLUMN_MULTIPLE,
+    SearchOptions,
+    ShardingType,
+    allowed_sharding_types,
+    colocation_groups,
+)
+from shardwright_server.search.cost import PlanEvaluator, gradient_bytes
+from shardwright_server.search.pieces import IntArray, Piece
+
+BoolArray = npt.NDArray[np.bool_]
+
+SPREADS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE, ShardingType.DATA_PARALLEL)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A lot on all devices of a range.
+
+    Attributes:
+        kind: Catalog id of what lies on each.
+        first: First device.
+        count: Devices.
+        all_reduce_bytes: Dense gradient; 0 unless data-parallel.
+    """
+
+    kind: int
+    first: int
+    count: int
+    all_reduce_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What is cut as one.
+
+    Attributes:
+        tables: Indices in the problem; several in a colocation group.
+        columns: Width of the table; of a group, which is never cut, 0.
+        min_width: Narrowest unit allowed.
+        whole: Whether it may lie uncut on one device.
+        cut: Whether it may be cut in columns.
+        spreads: Ways to spread it that are allowed and that this cluster can do.
+        hosts: Hosts all of whose devices are allowed.
+    """
+
+    tables: tuple[int, ...]
+    columns: int
+    min_width: int
+    whole: bool
+    cut: bool
+    spreads: tuple[ShardingType, ...]
+    hosts: tuple[int, ...]
+
+    @property
+    def least_units(self) -> int:
+        """Units it has at least, if it has any."""
+        return 1 if self.whole else 2
+
+
+class LotBook:
+    """The lots of a problem and the catalog ids of what they can be cut into.
+
+    Attributes:
+        evaluator: Of the problem.
+        catalog: The evaluator's.
+        lots: The lots: tables in order, a group at its first table.
+        allowed: `[lots, w] bool`, devices that constraints allow.
+        num_devices: `w`.
+        devices_per_host: Devices of a host.
+    """
+
+    def __init__(self, evaluator: PlanEvaluator, options: SearchOptions) -> None:
+        self.evaluator = evaluator
+        self.catalog = evaluator.catalog
+        self.num_devices = evaluator.problem.cluster.num_devices
+        self.devices_per_host = evaluator.problem.cluster.devices_per_host
+        self._options = options
+        problem = evaluator.problem
+        wholes = self.catalog.whole_tables()
+        self._units: dict[tuple[int, int], int] = {}
+        self._spreads: dict[tuple[int, ShardingType], int] = {}
+        self._parts: dict[int, list[tuple[int, int]]] = {}
+        groups = {members[0]: members for members in colocation_groups(problem.tables).values()}
+        grouped = {i for members in groups.values() for i in members}
+        members = [groups.get(i, [i]) for i in range(len(problem.tables)) if i in groups or i not in grouped]
+        self.allowed: BoolArray = np.ones((len(members), self.num_devices), dtype=bool)
+        self.lots: list[Lot] = []
+        for i, tables in enumerate(members):
+            self._allow(i, tables)
+            self.lots.append(self._lot(i, tables))
+            whole = wholes[tables[0]] if len(tables) == 1 else self.catalog.group([wholes[t] for t in tables])
+            self._units[i, self.lots[i].columns] = whole
+
+    def _allow(self, lot: int, tables: list[int]) -> None:
+        for table in tables:
+            constraints = self.evaluator.problem.tables[table].constraints
+            if constraints.devices:
+                named = np.zeros(self.num_devices, dtype=bool)
+                named[[d for d in constraints.devices if d < self.num_devices]] = True
+                self.allowed[lot] &= named
+            excluded = [d for d in constraints.excluded_devices if d < self.num_devices]
+            self.allowed[lot, excluded] = False
+
+    def _lot(self, lot: int, tables: list[int]) -> Lot:
+        problem = self.evaluator.problem
+        first = problem.tables[tables[0]]
+        types = allowed_sharding_types(first, self._options)
+        least = first.constraints.min_column_width
+        hosts = self.allowed[lot].reshape(-1, self.devices_per_host).all(axis=1)
+        everywhere = bool(hosts.all())
+        one_device, one_host = self.num_devices == 1, len(hosts) == 1
+        possible = {
+            ShardingType.ROW_WISE: everywhere and not one_device,
+            ShardingType.TABLE_ROW_WISE: bool(hosts.any()) and not one_device,
+            ShardingType.DATA_PARALLEL: everywhere and not one_device,
+        }
+        spreads = [kind for kind in SPREADS if kind in types and possible[kind]]
+        if one_host and ShardingType.ROW_WISE in spreads and ShardingType.TABLE_ROW_WISE in spreads:
+            spreads.remove(ShardingType.TABLE_ROW_WISE)  # the same
+        single_device_host = self.devices_per_host == 1 and ShardingType.TABLE_ROW_WISE in types
+        if single_device_host and ShardingType.TABLE_ROW_WISE in spreads:
+            spreads.remove(ShardingType.TABLE_ROW_WISE)  # the same as a whole table
+        cut = ShardingType.COLUMN_WISE in types and first.embedding_dim >= 2 * least
+        return Lot(
+            tables=tuple(tables),
+            columns=first.embedding_dim if len(tables) == 1 else 0,
+            min_width=least,
+            # on a single device every way to spread a table leaves it whole
+            whole=ShardingType.TABLE_WISE in types
+            or single_device_host
+            or (one_device and any(kind in types for kind in SPREADS)),
+            cut=cut and len(tables) == 1,
+            spreads=tuple(spreads),
+            hosts=tuple(np.flatnonzero(hosts).tolist()),
+        )
+
+    def unit(self, lot: int, columns: int) -> int:
+        """Catalog id of a unit of so many columns."""
+        return self.units([(lot, columns)])[0]
+
+    def units(self, wanted: Iterable[tuple[int, int]]) -> list[int]:
+        """Catalog ids of units `(lot, columns)`; those not met before are encoded in one call."""
+        wanted = list(wanted)
+        new = [key for key in dict.fromkeys(wanted) if key not in self._units]
+        if new:
+            pieces = [Piece(self.lots[lot].tables[0], columns) for lot, columns in new]
+            self._units.update(zip(new, self.catalog.ids(pieces), strict=True))
+        return [self._units[key] for key in wanted]
+
+    def meet_spreads(self, wanted: Iterable[tuple[int, ShardingType]]) -> None:
+        """Encodes what spread lots leave on a device, in one call."""
+        new = [key for key in dict.fromkeys(wanted) if key not in self._spreads]
+        pieces = [self._spread_piece(lot, kind) for lot, kind in new]
+        self._spreads.update(zip(new, self.catalog.ids(pieces), strict=True))
+
+    def _spread_piece(self, lot: int, kind: ShardingType) -> Piece:
+        table, columns = self.lots[lot].tables[0], self.lots[lot].columns
+        if kind is ShardingType.DATA_PARALLEL:
+            return Piece(table, columns, copies=self.num_devices)
+        parts = self.num_devices if kind is ShardingType.ROW_WISE else self.devices_per_host
+        return Piece(table, columns, row_parts=parts)
+
+    def spread(self, lot: int, kind: ShardingType, host: int = 0) -> Spread:
+        """A lot spread in one of its ways; `host` counts for table-row-wise only."""
+        self.meet_spreads([(lot, kind)])
+        piece = self._spreads[lot, kind]
+        if kind is ShardingType.TABLE_ROW_WISE:
+            return Spread(piece, host * self.devices_per_host, self.devices_per_host)
+        if kind is ShardingType.ROW_WISE:
+            return Spread(piece, 0, self.num_devices)
+        table = self.evaluator.problem.tables[self.lots[lot].tables[0]]
+        return Spread(piece, 0, self.num_devices, gradient_bytes(table))
+
+    def parts(self, lots: list[int], kinds: list[int]) -> tuple[IntArray, IntArray, IntArray]:
+        """What units can give away: all of them, or column parts.
+
+        Returns:
+            Position of the unit, catalog id of what goes, and of what stays (-1: nothing).
+        """
+        columns = self.catalog.num_columns
+        new = [(lot, kind) for lot, kind in zip(lots, kinds, strict=True) if kind not in self._parts]
+        for lot, kind in new:
+            width, facts = int(columns[kind]), self.lots[lot]
+            self._parts[kind] = _parts(width, facts.min_width) if facts.cut else []
+        self.units((lot, w) for lot, kind in new for part in self._parts[kind] for w in part)
+        rows, goes, stays = [], [], []
+        for row, (lot, kind) in enumerate(zip(lots, kinds, strict=True)):
+            rows.append(row)
+            goes.append(kind)
+            stays.append(-1)
+            for go, stay in self._parts[kind]:
+                rows.append(row)
+                goes.append(self._units[lot, go])
+                stays.append(self._units[lot, stay])
+        return np.array(rows, np.int64), np.array(goes, np.int64), np.array(stays, np.int64)
+
+    def shifts(
+        self, lots: list[int], kinds: list[int], others: list[int]
+    ) -> tuple[IntArray, IntArray, IntArray]:
+        """What pairs of units of a lot can become when columns go from the first to the other.
+
+        Returns:
+            Position of the pair, catalog ids of the other unit and of the first after it (-1: none).
+        """
+        columns = self.catalog.num_columns
+        rows: list[int] = []
+        wanted: list[tuple[int, int]] = []
+        for row, (lot, kind, other) in enumerate(zip(lots, kinds, others, strict=True)):
+            mine, theirs, facts = int(columns[kind]), int(columns[other]), self.lots[lot]
+            most = mine if facts.whole or mine + theirs < facts.columns else 0
+            half = mine // (2 * COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+            for shifted in sorted({COLUMN_MULTIPLE, half, most} - {0}):
+                if shifted == most or mine - shifted >= facts.min_width:
+                    rows.append(row)
+                    wanted += [(lot, theirs + shifted), (lot, mine - shifted)]
+        ids = iter(self.units(key for key in wanted if key[1]))
+        found = np.array([next(ids) if key[1] else -1 for key in wanted], np.int64).reshape(-1, 2)
+        return np.array(rows, dtype=np.int64), found[:, 0], found[:, 1]
+
+
+def _parts(columns: int, least: int) -> list[tuple[int, int]]:
+    """Cuts in two, of a quarter, a half and three quarters; multiples of 4."""
+    found: list[tuple[int, int]] = []
+    for quarters in (1, 2, 3):
+        part = columns * quarters // (4 * COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        if least <= part <= columns - least and (part, columns - part) not in found:
+            found.append((part, columns - part))
+    return found
+
+
+def even_widths(columns: int, parts: int) -> list[int]:
+    """Widths of a cut in so many parts, multiples of 4 that differ by 4 at most, falling."""
+    steps, more = divmod(columns // COLUMN_MULTIPLE, parts)
+    return [COLUMN_MULTIPLE * (steps + (i < more)) for i in range(parts)]
