@@ -9,6 +9,7 @@ from shardwright.domain import Algorithm, SearchOptions
 from shardwright_server.search.beam import search_beam
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.local_search import search_locally
 from shardwright_server.search.outcome import OnImprovement, SearchOutcome
 
 
@@ -31,4 +32,7 @@ class Search(Protocol):
         ...
 
 
-SEARCHES: Mapping[Algorithm, Search] = {Algorithm.NEUROSHARD: search_beam}
+SEARCHES: Mapping[Algorithm, Search] = {
+    Algorithm.NEUROSHARD: search_beam,
+    Algorithm.LOCAL_SEARCH: search_locally,
+}

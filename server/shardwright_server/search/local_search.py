@@ -113,4 +113,6 @@ class _LocalSearch:
             return False
         self.best = assignment
         self._budget.plan_found = True
+        if self._on_improvement:
+            self._on_improvement(assignment.to_plan())
         return True
