@@ -52,6 +52,7 @@ def no_plan_error(
         (misfit.table,),
         misfit.num_columns,
         f" within {options.max_column_splits} column splits",
+        "Raise max_column_splits, beam_width and candidates, or ask for LOCAL_SEARCH. ",
     )
 
 
@@ -61,6 +62,7 @@ def no_room_error(
     tables: Sequence[int],
     columns: int,
     limits: str = "",
+    remedy: str = "",
 ) -> InsufficientMemoryError:
     """Explains a search that ended without a plan, though memory might hold the tables.
 
@@ -70,6 +72,7 @@ def no_room_error(
         tables: Indices of the table, or the tables of the group, for which there was no room.
         columns: How many of the table's columns were left over; of no meaning for a group.
         limits: Within which limits was searched.
+        remedy: What to change about them, a sentence.
     """
     first = problem.tables[tables[0]]
     if len(tables) > 1:
@@ -84,7 +87,7 @@ def no_room_error(
     return InsufficientMemoryError(
         f"no plan that fits was found by {options.algorithm.value}{limits}: {what} need {needed} "
         f"bytes, {room} {largest} bytes for shards; all tables need {problem.total_bytes} bytes "
-        f"and all devices have {_total(problem)}. {advice(problem, options)}",
+        f"and all devices have {_total(problem)}. {remedy}{advice(problem, options)}",
         missing_bytes=max(0, needed - largest),
     )
 
@@ -156,7 +159,8 @@ def _shortfall(
         needed = _whole_bytes(problem, table)
         yield f"table_wise needs {needed} bytes on one device of {largest}", needed - largest
     elif kind is ShardingType.COLUMN_WISE:
-        yield _column_shortfall(problem, table, reach)
+        if table.embedding_dim >= 2 * table.constraints.min_column_width:
+            yield _column_shortfall(problem, table, reach)
     elif kind is ShardingType.DATA_PARALLEL:
         needed, least = problem.replica_bytes(table), _least_device(problem)
         yield f"data_parallel needs {needed} bytes on every device, one has {least}", needed - least
@@ -166,9 +170,8 @@ def _shortfall(
         rows = -(-table.num_embeddings // parts)
         needed = problem.shard_bytes(table, rows, table.embedding_dim)
         where = "every device" if wide else "every device of a host"
-        # the last device may hold fewer rows, down to none: never call too large what may fit
-        room = largest
-        yield f"{kind.value} needs {needed} bytes on {where}, one has {room}", needed - room
+        # held against the largest device: the last of them may hold fewer rows, down to none
+        yield f"{kind.value} needs {needed} bytes on {where}, one has {largest}", needed - largest
 
 
 def _column_shortfall(
@@ -207,9 +210,9 @@ def _check_group(
     largest = max((problem.cluster.shard_memory_bytes(d) for d in common), default=0)
     if needed > largest:
         raise InsufficientMemoryError(
-            f"the {len(tables)} tables of colocation group {group!r:.80} need {needed} bytes on one "
-            f"device and the largest that they may use has {largest}: {needed - largest} bytes are "
-            f"missing. {advice(problem, options)}",
+            f"the {len(tables)} tables of colocation group {group!r:.80} need {needed} bytes on "
+            f"one device and the largest that they may use has {largest}: {needed - largest} bytes "
+            f"are missing. {advice(problem, options)}",
             missing_bytes=needed - largest,
         )
 
