@@ -2,9 +2,9 @@
 
 What cannot be cut goes first, by falling size, each to the device that it fills best; what can be
 cut follows, coarse columns before fine ones, whole where it fits and else in the widest pieces that
-do. Where a unit finds no room, one other unit makes some by going elsewhere. That is tried in
-several orders, and with more and more of the largest lots row-wise where that is allowed: row-wise
-lots take the same of every device and leave no gaps.
+do. Where a whole lot finds no room, one other unit makes some by going elsewhere. That is tried
+with more and more of the largest lots row-wise where that is allowed (row-wise lots take the same
+of every device and leave no gaps), then in orders, with devices and row-wise lots, drawn at random.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from shardwright_server.search.assignment import Assignment, Unit
 from shardwright_server.search.lots import BoolArray, LotBook, Spread
 from shardwright_server.search.pieces import IntArray
 
-_ORDERS = 24
-"""Orders tried: sorted, then shaken more and more."""
+_MOST_ATTEMPTS = 400
+_MOST_WORK = 400_000
+"""Lots times devices over all attempts at random, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,34 @@ def pack(book: LotBook, seed: int, on_step: Callable[[], None]) -> Assignment | 
         seed: Of the orders.
         on_step: Called before each attempt; may raise to stop.
     """
-    shaken = random.Random(seed)
+    drawn = random.Random(seed)
     first: Misfit | None = None
-    for order_number in range(_ORDERS):
-        for spread_count in _spread_counts(book):
-            on_step()
-            packer = _Packer(book, _to_spread(book, spread_count))
-            misfit = packer.pack(_order(book, shaken, 0.1 * order_number))
-            if misfit is None:
-                return Assignment(book, packer.units(), packer.spreads)
-            first = first or misfit
+    for to_spread, noise in _attempts(book, drawn):
+        on_step()
+        packer = _Packer(book, to_spread, drawn if noise else None)
+        misfit = packer.pack(_order(book, drawn, noise))
+        if misfit is None:
+            return Assignment(book, packer.units(), packer.spreads)
+        first = first or misfit
     assert first is not None
     return first
 
 
-def _spread_counts(book: LotBook) -> Iterator[int]:
-    """0, 1, 2, 4 ... all lots that may be row-wise."""
-    most = sum(ShardingType.ROW_WISE in lot.spreads for lot in book.lots)
+def _attempts(book: LotBook, drawn: random.Random) -> Iterator[tuple[set[int], float]]:
+    """Lots to spread, and the noise of the order."""
+    able = [i for i, lot in enumerate(book.lots) if ShardingType.ROW_WISE in lot.spreads]
+    able.sort(key=lambda lot: -_whole_bytes(book, lot))
+    for count in _spread_counts(len(able)):
+        yield set(able[:count]), 0.0
+    random_attempts = _MOST_WORK // (len(book.lots) * book.num_devices)
+    for attempt in range(min(_MOST_ATTEMPTS, max(8, random_attempts))):
+        share = drawn.random()
+        spread = {lot for lot in able if drawn.random() < share} if attempt % 2 else set()
+        yield spread, 3.0 * drawn.random()
+
+
+def _spread_counts(most: int) -> Iterator[int]:
+    """0, 1, 2, 4 ... most."""
     count = 1
     yield 0
     while count < most:
@@ -71,15 +83,8 @@ def _spread_counts(book: LotBook) -> Iterator[int]:
         yield most
 
 
-def _to_spread(book: LotBook, count: int) -> set[int]:
-    """The largest lots that may be row-wise."""
-    able = [i for i, lot in enumerate(book.lots) if ShardingType.ROW_WISE in lot.spreads]
-    able.sort(key=lambda lot: -_whole_bytes(book, lot))
-    return set(able[:count])
-
-
-def _order(book: LotBook, shaken: random.Random, noise: float) -> list[int]:
-    """Lots in the order of packing; sizes are multiplied by up to exp(+-noise)."""
+def _order(book: LotBook, drawn: random.Random, noise: float) -> list[int]:
+    """Lots in the order of packing; sizes are multiplied by up to 2 ** (+-noise)."""
 
     def key(lot: int) -> tuple[bool, float]:
         facts = book.lots[lot]
@@ -88,7 +93,7 @@ def _order(book: LotBook, shaken: random.Random, noise: float) -> list[int]:
             size = size * facts.min_width // facts.columns
         # what few devices may hold goes before what all may
         reach = float(book.allowed[lot].mean())
-        return facts.cut, -size / reach * 2.0 ** (noise * (2.0 * shaken.random() - 1.0))
+        return facts.cut, -size / reach * 2.0 ** (noise * (2.0 * drawn.random() - 1.0))
 
     return sorted(range(len(book.lots)), key=key)
 
@@ -98,15 +103,16 @@ def _whole_bytes(book: LotBook, lot: int) -> int:
 
 
 class _Packer:
-    """One attempt."""
+    """One attempt; `drawn` draws devices for the pieces of a cut, None: those with most room."""
 
-    def __init__(self, book: LotBook, to_spread: set[int]) -> None:
+    def __init__(self, book: LotBook, to_spread: set[int], drawn: random.Random | None) -> None:
         self._book = book
         self._problem = book.evaluator.problem
         self._free_bytes: IntArray = book.evaluator.memory_bytes.copy()
         self._placed: dict[tuple[int, int], int] = {}  # (lot, device) to columns
         self.spreads: dict[int, Spread] = {}
         self._to_spread = to_spread
+        self._drawn = drawn
 
     def pack(self, order: list[int]) -> Misfit | None:
         """Packs all lots; returns the first that does not fit."""
@@ -205,6 +211,8 @@ class _Packer:
         if not len(open_devices):
             return 0
         device = int(open_devices[self._free_bytes[open_devices].argmax()])
+        if self._drawn is not None and self._drawn.random() < 0.5:
+            device = int(open_devices[int(self._drawn.random() * len(open_devices))])
         one, two = self._bytes(lot, 4), self._bytes(lot, 8)
         per_step, fixed = two - one, 2 * one - two
         steps = (int(self._free_bytes[device]) - fixed) // per_step if per_step else 0
@@ -215,7 +223,13 @@ class _Packer:
             width = left - facts.min_width
         width -= width % COLUMN_MULTIPLE
         if width < facts.min_width:
-            return 0
+            if self._drawn is None:
+                return 0
+            # the device drawn may be full while others are not
+            self._drawn, drawn = None, self._drawn
+            width = self._widest(lot, left)
+            self._drawn = drawn
+            return width
         if width == left:  # the last unit goes where it fits best
             self._put(lot, width)
         else:
