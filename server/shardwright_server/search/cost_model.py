@@ -53,6 +53,26 @@ class CostModel(Protocol):
         """
         ...
 
+    def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
+        """A floor of `compute_ms`, `[m, e]` -> `[m, 2] float32`.
+
+        Convex, and nondecreasing in every channel; at most `compute_ms` for the encoding of any
+        device that holds something. For a row of zeros it is the limit from above, not 0.
+        """
+        ...
+
+    def forward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        """A floor of `forward_comm_ms` for every device of every plan with the same mean_dim.
+
+        `[m, len(COMM_COLUMNS)]` -> `[m] float32`. Depends on world_size, devices_per_host,
+        global_batch_size and mean_dim alone; nondecreasing in mean_dim.
+        """
+        ...
+
+    def backward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        """A floor of `backward_comm_ms`; as `forward_comm_floor_ms`."""
+        ...
+
     def range_warnings(
         self, shard_features: FloatArray, comm_features: FloatArray
     ) -> tuple[str, ...]:
@@ -105,6 +125,21 @@ class CountingCostModel:
         """As `CostModel.all_reduce_ms`."""
         self.predictions += len(all_reduce_features)
         return self._cost_model.all_reduce_ms(all_reduce_features)
+
+    def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
+        """As `CostModel.compute_floor_ms`."""
+        self.predictions += len(encodings)
+        return self._cost_model.compute_floor_ms(encodings)
+
+    def forward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        """As `CostModel.forward_comm_floor_ms`."""
+        self.predictions += len(comm_features)
+        return self._cost_model.forward_comm_floor_ms(comm_features)
+
+    def backward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        """As `CostModel.backward_comm_floor_ms`."""
+        self.predictions += len(comm_features)
+        return self._cost_model.backward_comm_floor_ms(comm_features)
 
     def range_warnings(
         self, shard_features: FloatArray, comm_features: FloatArray

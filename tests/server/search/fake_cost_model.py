@@ -17,6 +17,12 @@ def _columns(names: tuple[str, ...], features: FloatArray) -> dict[str, FloatArr
     return {name: features[:, i] for i, name in enumerate(names)}
 
 
+QUANTITIES = (
+    *("encode", "compute", "forward_comm", "backward_comm", "all_reduce"),
+    *("compute_floor", "forward_comm_floor", "backward_comm_floor"),
+)
+
+
 class FakeCostModel:
     """See the module.
 
@@ -32,7 +38,7 @@ class FakeCostModel:
         self.id = CostModelId("fake", "1", "fake-gpu", source)
         self.flat = flat
         self.on_predict = on_predict
-        self.calls = dict.fromkeys(("encode", "compute", "forward_comm", "backward_comm"), 0)
+        self.calls = dict.fromkeys(QUANTITIES, 0)
         self.rows = 0
 
     def _count(self, quantity: str, rows: FloatArray) -> None:
@@ -71,6 +77,31 @@ class FakeCostModel:
         self._count("backward_comm", comm_features)
         c = _columns(COMM_COLUMNS, comm_features)
         return (c["device_dim"] + c["max_dim"]) * c["global_batch_size"] / np.float32(2**24)
+
+    def all_reduce_ms(self, all_reduce_features: FloatArray) -> FloatArray:
+        assert all_reduce_features.dtype == np.float32 and all_reduce_features.shape[1] == 3
+        self._count("all_reduce", all_reduce_features)
+        world_size, _, num_bytes = all_reduce_features.T
+        return np.where(world_size > 1, 1e-2 + num_bytes / 2**27, 0).astype(np.float32)
+
+    def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
+        """Every device that holds something holds one shard at least."""
+        self._count("compute_floor", encodings)
+        _, traffic, distinct = encodings.T
+        if self.flat:
+            return np.ones((len(encodings), 2), dtype=np.float32)
+        forward = np.float32(0.07) + traffic
+        return np.stack([forward, forward * np.float32(1.5) + distinct], axis=1)
+
+    def forward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        self._count("forward_comm_floor", comm_features)
+        c = _columns(COMM_COLUMNS, comm_features)
+        return (c["mean_dim"] * c["global_batch_size"] / np.float32(2**23)).astype(np.float32)
+
+    def backward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        self._count("backward_comm_floor", comm_features)
+        c = _columns(COMM_COLUMNS, comm_features)
+        return (c["mean_dim"] * c["global_batch_size"] / np.float32(2**23)).astype(np.float32)
 
     def range_warnings(self, shard_features: FloatArray, comm_features: FloatArray):
         pooling = _columns(SHARD_COLUMNS, shard_features)["pooling_factor"]
