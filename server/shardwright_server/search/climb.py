@@ -46,6 +46,16 @@ class Climber:
         self._slopes = Slopes(assignment)
         self._curve = TransferCurve(assignment)
 
+    def restarted(self, assignment: Assignment) -> Climber:
+        """A climber that begins elsewhere; what is known of devices that are the same is kept."""
+        other = object.__new__(Climber)
+        other.__dict__.update(self.__dict__)
+        other.assignment = assignment
+        other._slopes = self._slopes.of(assignment, self.assignment)
+        if assignment.spreads != self.assignment.spreads:
+            other._curve = TransferCurve(assignment)
+        return other
+
     def climb(self, most_steps: int) -> int:
         """Takes the best move until none helps; returns the steps used."""
         for step in range(most_steps):

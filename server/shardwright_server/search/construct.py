@@ -37,20 +37,21 @@ class Lane:
 
 
 def construct(
-    book: LotBook, lanes: Sequence[Lane], on_step: Callable[[], None]
+    book: LotBook, lanes: Sequence[Lane], count: int, on_step: Callable[[], None]
 ) -> list[Assignment]:
-    """Places every lane; those that do not fit into memory are left out.
+    """Places every lane; returns the cheapest that fit into memory, the cheapest first.
 
     Args:
         book: The lots.
         lanes: What to place.
+        count: Assignments to return, at most.
         on_step: Called before each step; may raise to stop.
     """
     greedy = _Greedy(book, lanes)
     for step in range(greedy.num_steps):
         on_step()
         greedy.step(step)
-    return greedy.finished()
+    return greedy.finished(count)
 
 
 class _Greedy:
@@ -84,6 +85,8 @@ class _Greedy:
             ]
         )
         self._devices = np.full_like(self._lots, NOTHING)
+        # one unit of a lot to a device
+        self._present = np.zeros((len(lanes), len(book.lots), num_devices), dtype=bool)
         self._alive = (self._used_bytes <= book.evaluator.memory_bytes).all(axis=1)
 
     def step(self, step: int) -> None:
@@ -95,9 +98,7 @@ class _Greedy:
         lots, kinds = self._lots[lanes, step], self._kinds[lanes, step]
         bytes_after = self._used_bytes[lanes] + catalog.memory_bytes[kinds, None]
         possible = (bytes_after <= self._book.evaluator.memory_bytes) & self._book.allowed[lots]
-        for row, lane in enumerate(lanes):  # one unit of a lot to a device
-            earlier = self._devices[lane, :step][self._lots[lane, :step] == lots[row]]
-            possible[row, earlier] = False
+        possible &= ~self._present[lanes, lots]
         dims_after = self._dims[lanes] + catalog.num_columns[kinds, None]
         wished = possible & (dims_after <= self._caps[lanes, None])
         some = wished.any(axis=1)
@@ -105,6 +106,7 @@ class _Greedy:
         alive = wished.any(axis=1)
         self._alive[lanes[~alive]] = False
         self._put(lanes[alive], kinds[alive], wished[alive], step)
+        self._present[lanes[alive], lots[alive], self._devices[lanes[alive], step]] = True
 
     def _put(self, lanes: IntArray, kinds: IntArray, wished: BoolArray, step: int) -> None:
         """Puts each unit where computation is cheapest with it, the lowest device on ties."""
@@ -127,20 +129,30 @@ class _Greedy:
         self._used_bytes[lanes, chosen] += catalog.memory_bytes[kinds]
         self._dims[lanes, chosen] += catalog.num_columns[kinds]
 
-    def finished(self) -> list[Assignment]:
-        """The assignments of the lanes that placed everything."""
-        found = []
-        for lane in np.flatnonzero(self._alive):
-            placed = self._kinds[lane] != NOTHING
-            triples = zip(
-                self._lots[lane, placed].tolist(),
-                self._kinds[lane, placed].tolist(),
-                self._devices[lane, placed].tolist(),
-                strict=True,
-            )
-            units = [Unit(*triple) for triple in triples]
-            found.append(Assignment(self._book, units, self._spreads[lane]))
-        return found
+    def finished(self, count: int) -> list[Assignment]:
+        """The cheapest of the lanes that placed everything, the cheapest first."""
+        lanes = np.flatnonzero(self._alive)
+        if not len(lanes):
+            return []
+        all_reduce_bytes = np.array(
+            [sum(s.all_reduce_bytes for s in self._spreads[lane].values()) for lane in lanes]
+        )
+        costs = self._book.evaluator.costs(
+            self._compute_ms[lanes], self._dims[lanes], all_reduce_bytes
+        )
+        order = np.argsort(costs.cost_ms, kind="stable")[:count]
+        return [self._assignment(int(lane)) for lane in lanes[order]]
+
+    def _assignment(self, lane: int) -> Assignment:
+        placed = self._kinds[lane] != NOTHING
+        triples = zip(
+            self._lots[lane, placed].tolist(),
+            self._kinds[lane, placed].tolist(),
+            self._devices[lane, placed].tolist(),
+            strict=True,
+        )
+        units = [Unit(*triple) for triple in triples]
+        return Assignment(self._book, units, self._spreads[lane])
 
 
 def spread_lots(book: LotBook, cuts: Cuts) -> dict[int, Spread]:

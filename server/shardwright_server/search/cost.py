@@ -29,6 +29,9 @@ from shardwright_server.search.pieces import Float64Array, IntArray, Piece, Piec
 _GRADIENT_ELEMENT_BYTES = 4
 """Dense gradients travel in fp32."""
 
+_MOST_TRANSFERS_KEPT = 500_000
+"""Devices whose transfers are remembered, at most: a few MB."""
+
 
 def gradient_bytes(table: EmbeddingTable) -> int:
     """What the gradient of a data-parallel table adds to the job's all-reduce."""
@@ -106,6 +109,7 @@ class PlanEvaluator:
         )
         self.plans_evaluated = 0
         self._cost_model = cost_model
+        self._transfers_of: dict[bytes, tuple[Float64Array, Float64Array]] = {}
 
     def compute_ms(self, encodings: FloatArray) -> Float64Array:
         """Forward + backward of devices, `[m, e] float32` -> `[m] float64`."""
@@ -126,14 +130,26 @@ class PlanEvaluator:
             all_reduce_bytes: `[p] int64`, dense gradients of data-parallel tables; None: no such.
         """
         self.plans_evaluated += len(compute_ms)
-        features = self.comm_features(device_dims)
-        forward = self._cost_model.forward_comm_ms(features).astype(np.float64)
-        backward = self._cost_model.backward_comm_ms(features).astype(np.float64)
-        shape = compute_ms.shape
-        backward = backward.reshape(shape)
+        forward, backward = self._transfers(device_dims)
         if all_reduce_bytes is not None and all_reduce_bytes.any():
             backward += self._all_reduce_ms(all_reduce_bytes)[:, None]
-        return PlanCosts(compute_ms, forward.reshape(shape), backward)
+        return PlanCosts(compute_ms, forward, backward)
+
+    def _transfers(self, device_dims: IntArray) -> tuple[Float64Array, Float64Array]:
+        """Forward and backward transfers, `[p, w]` each; equal sums of dims are predicted once."""
+        keys = [dims.tobytes() for dims in np.ascontiguousarray(device_dims)]
+        new = {key: plan for plan, key in enumerate(keys) if key not in self._transfers_of}
+        if new:
+            dims = device_dims[list(new.values())]
+            features = self.comm_features(dims)
+            forward = self._cost_model.forward_comm_ms(features).astype(np.float64)
+            backward = self._cost_model.backward_comm_ms(features).astype(np.float64)
+            rows = zip(forward.reshape(dims.shape), backward.reshape(dims.shape), strict=True)
+            self._transfers_of.update(zip(new, rows, strict=True))
+        found = [self._transfers_of[key] for key in keys]
+        if len(self._transfers_of) * device_dims.shape[1] > _MOST_TRANSFERS_KEPT:
+            self._transfers_of.clear()
+        return np.array([pair[0] for pair in found]), np.array([pair[1] for pair in found])
 
     def _all_reduce_ms(self, num_bytes: IntArray) -> Float64Array:
         """One all-reduce of all gradients of a plan, `[p] -> [p]`; exactly 0 for none."""

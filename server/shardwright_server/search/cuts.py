@@ -36,6 +36,8 @@ class Cut:
     devices: int = 1
 
 
+_CURVE_POINTS = 64
+
 Cuts = list[Cut]
 """By lot."""
 
@@ -62,6 +64,7 @@ class Cutter:
             encoding, dim = self._weight(cut)
             self._total_encoding += encoding
             self._total_dim += dim
+        self._transfers = self._transfer_curve()
         self._alone_ms: Float64Array = np.array([self._largest_ms(cut) for cut in self.cuts])
         self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
 
@@ -158,5 +161,10 @@ class Cutter:
 
     def _transfer_ms(self, total_dims: Float64Array) -> Float64Array:
         """Forward and backward transfer where every device has the mean of dims."""
-        means = total_dims / self._book.num_devices
-        return np.asarray(self._evaluator.transfer_ms(means, means, means).sum(axis=1))
+        return np.asarray(np.interp(total_dims, *self._transfers))
+
+    def _transfer_curve(self) -> tuple[Float64Array, Float64Array]:
+        """Totals of dims, from uncut to everything row-wise, and the transfers at their means."""
+        totals = np.linspace(1.0, self._book.num_devices, _CURVE_POINTS) * max(1.0, self._total_dim)
+        means = totals / self._book.num_devices
+        return totals, self._evaluator.transfer_ms(means, means, means).sum(axis=1)

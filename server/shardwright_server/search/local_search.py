@@ -52,6 +52,7 @@ class _LocalSearch:
         self._on_improvement = on_improvement
         self.best: Assignment | None = None
         self.steps = 0
+        self._climber: Climber | None = None
 
     def run(self) -> None:
         self.starts = starts = self._starts()
@@ -83,7 +84,7 @@ class _LocalSearch:
                     self.trace.append(("shake", self.steps, self.best.cost_ms))
                     break
 
-    limit = 200
+    limit = 40
 
     def _starts(self) -> list[Assignment]:
         book = self._book
@@ -95,18 +96,26 @@ class _LocalSearch:
             ways += [cutter.refine(share, most_cuts) for share in _SHARES]
         distinct = [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
         lanes = [Lane(cuts, cap) for cuts in distinct for cap in _CAPS]
-        starts = construct(book, lanes, self._budget.check)
+        starts = construct(book, lanes, 2, self._budget.check)
         if not starts:
             packed = pack(book, self._options.seed, self._budget.check)
             if isinstance(packed, Misfit):
                 raise no_room_error(book.evaluator.problem, self._options, book.lots[packed.lot].tables, packed.columns)
             starts = [packed]
-        return sorted(starts, key=lambda a: a.cost_ms)
+        return starts
 
     def _climb(self, assignment: Assignment, most_steps: int) -> bool:
-        climber = Climber(assignment.copy(), self._budget.check)
+        if self._climber is None:
+            climber = Climber(assignment.copy(), self._budget.check)
+        else:
+            climber = self._climber.restarted(assignment)
         self.steps += climber.climb(most_steps)
-        return self._keep(climber.assignment)
+        if self._keep(climber.assignment):
+            self._climber = climber
+            return True
+        if self._climber is None:
+            self._climber = climber
+        return False
 
     def _keep(self, assignment: Assignment) -> bool:
         if self.best is not None and assignment.cost_ms > (1.0 - MIN_GAIN) * self.best.cost_ms:

@@ -26,6 +26,8 @@ from shardwright_server.search.pieces import IntArray, Piece
 
 BoolArray = npt.NDArray[np.bool_]
 
+_MOST_WIDTHS = 50_000
+
 SPREADS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE, ShardingType.DATA_PARALLEL)
 
 
@@ -107,6 +109,18 @@ class LotBook:
             self.lots.append(self._lot(i, tables))
             whole = wholes[tables[0]] if len(tables) == 1 else self.catalog.group([wholes[t] for t in tables])
             self._units[i, self.lots[i].columns] = whole
+        self._meet_widths()
+
+    def _meet_widths(self) -> None:
+        """Encodes all widths of the lots that can be cut in one call, if they are not too many."""
+        widths = [
+            (i, width)
+            for i, lot in enumerate(self.lots)
+            if lot.cut
+            for width in range(lot.min_width, lot.columns, COLUMN_MULTIPLE)
+        ]
+        if len(widths) <= _MOST_WIDTHS:
+            self.units(widths)
 
     def _allow(self, lot: int, tables: list[int]) -> None:
         for table in tables:

@@ -76,6 +76,15 @@ class Slopes:
         self.per_channel: Float64Array = np.zeros(assignment.encodings.shape, dtype=np.float64)
         self.update(assignment, np.arange(len(assignment.encodings)))
 
+    def of(self, assignment: Assignment, earlier: Assignment) -> Slopes:
+        """The slopes of another assignment, taken anew where it differs from `earlier`."""
+        other = object.__new__(Slopes)
+        other.__dict__.update(self.__dict__)
+        other.per_channel = self.per_channel.copy()
+        changed = (assignment.encodings != earlier.encodings).any(axis=1)
+        other.update(assignment, np.flatnonzero(changed))
+        return other
+
     def update(self, assignment: Assignment, devices: IntArray) -> None:
         """Takes the slopes of some devices anew."""
         encodings = assignment.encodings[devices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,7 @@ _POOLING_INDEX = SHARD_COLUMNS.index("pooling_factor")
 _BATCH_INDEX = SHARD_COLUMNS.index("global_batch_size")
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A kind of shard; two shards of one kind cost the same wherever they are cut.
 
     Attributes:
@@ -68,6 +67,10 @@ class PieceCatalog:
         self._table_features = table_features(
             problem.tables, problem.global_batch_size, problem.optimizer
         )
+        tables, optimizer = problem.tables, problem.optimizer
+        self._rows: IntArray = np.array([t.num_embeddings for t in tables], dtype=np.int64)
+        self._weight_bytes: IntArray = np.array([t.weight_dtype.num_bytes for t in tables], np.int64)
+        self._element_bytes: IntArray = self._weight_bytes + optimizer.state_bytes_per_element
         self._ids: dict[Piece, int] = {}
         self.pieces: list[Piece] = []
         self.encodings: FloatArray = np.empty((0, cost_model.encoding_size), dtype=np.float32)
@@ -108,28 +111,24 @@ class PieceCatalog:
 
     def features(self, pieces: list[Piece]) -> FloatArray:
         """Raw features of pieces, `[n, len(SHARD_COLUMNS)] float32`."""
-        features = self._table_features[[p.table for p in pieces]]
-        features[:, NUM_COLUMNS_INDEX] = [p.num_columns for p in pieces]
-        features[:, _NUM_ROWS_INDEX] = [self._rows(p) for p in pieces]
-        features[:, _POOLING_INDEX] /= np.array([p.row_parts for p in pieces], dtype=np.float32)
-        features[:, _BATCH_INDEX] /= np.array([p.copies for p in pieces], dtype=np.float32)
+        table, columns, row_parts, copies = np.array(pieces, dtype=np.int64).reshape(-1, 4).T
+        features = self._table_features[table]
+        features[:, NUM_COLUMNS_INDEX] = columns
+        features[:, _NUM_ROWS_INDEX] = -(-self._rows[table] // row_parts)
+        features[:, _POOLING_INDEX] /= row_parts.astype(np.float32)
+        features[:, _BATCH_INDEX] /= copies.astype(np.float32)
         return features
-
-    def _rows(self, piece: Piece) -> int:
-        return -(-self._problem.tables[piece.table].num_embeddings // piece.row_parts)
-
-    def _memory_bytes(self, piece: Piece) -> int:
-        table = self._problem.tables[piece.table]
-        if piece.copies > 1:
-            return self._problem.replica_bytes(table)
-        return self._problem.shard_bytes(table, self._rows(piece), piece.num_columns)
 
     def _append(self, new: list[Piece]) -> None:
         encodings = self._cost_model.encode(self.features(new))
         compute_ms = self._cost_model.compute_ms(encodings).astype(np.float64).sum(axis=1)
-        memory = [self._memory_bytes(p) for p in new]
-        columns = [p.num_columns if p.copies == 1 else 0 for p in new]
-        self._extend(encodings, compute_ms, memory, columns)
+        table, columns, row_parts, copies = np.array(new, dtype=np.int64).T
+        rows = -(-self._rows[table] // row_parts)
+        # as ShardingProblem.shard_bytes and, with a dense gradient, replica_bytes
+        element_bytes = self._element_bytes[table] + self._weight_bytes[table] * (copies > 1)
+        row_state_bytes = self._problem.optimizer.state_bytes_per_row
+        memory_bytes = rows * (columns * element_bytes + row_state_bytes)
+        self._extend(encodings, compute_ms, memory_bytes, np.where(copies > 1, 0, columns))
 
     def _extend(
         self,
