@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -96,6 +96,56 @@ class ShardingPlanClient:
         self._check_answer(result, problem)
         return result
 
+    def stream_sharding_plan(
+        self,
+        problem: ShardingProblem,
+        *,
+        options: SearchOptions | None = None,
+        request_id: str = "",
+        cost_model_version: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[PlanResult]:
+        """As `get_sharding_plan`, but gives each better plan as soon as it is found.
+
+        The last result is the one that `get_sharding_plan` would return; it alone says what stopped
+        the search (`search.stopped_by`). Leaving the loop early, or closing the iterator, ends the
+        search on the server. To a reader who lags far behind, some improvements are not sent.
+
+            for result in client.stream_sharding_plan(problem):
+                print(result.cost_ms, result.gap)
+
+        Args:
+            problem: As in `get_sharding_plan`, and so are all the others.
+            options: How to search; None: the defaults.
+            request_id: Free text for the server's log, echoed in the results.
+            cost_model_version: Bundle version; empty: the hardware profile's default.
+            timeout_s: Seconds that the whole stream may take; None: the client's.
+
+        Raises:
+            ShardwrightClientError: One of its children, while iterating too.
+        """
+        request = PlanRequest(problem, options or SearchOptions(), cost_model_version, request_id)
+        message = _encoded(wire.plan_request_to_proto, request)
+        seconds = self._seconds(timeout_s)
+        call = self._started(lambda: self._stub.StreamShardingPlan(message, timeout=seconds))
+        return self._results(call, problem, seconds)
+
+    def _results(
+        self,
+        call: Any,  # grpc's stubs have no public name for an iterator that can be cancelled
+        problem: ShardingProblem,
+        seconds: float,
+    ) -> Iterator[PlanResult]:
+        try:
+            for answer in call:
+                result = self._decoded(wire.plan_result_from_proto, answer)
+                self._check_answer(result, problem)
+                yield result
+        except grpc.RpcError as error:
+            raise translate(error, self.target, seconds) from error
+        finally:
+            call.cancel()
+
     def evaluate_sharding_plan(
         self,
         problem: ShardingProblem,
@@ -158,11 +208,18 @@ class ShardingPlanClient:
     def _call(
         self, method: grpc.UnaryUnaryMultiCallable[Q, A], message: Q, timeout_s: float | None
     ) -> A:
-        seconds = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        seconds = self._seconds(timeout_s)
         try:
-            return method(message, timeout=seconds)
+            return self._started(lambda: method(message, timeout=seconds))
         except grpc.RpcError as error:
             raise translate(error, self.target, seconds) from error
+
+    def _seconds(self, timeout_s: float | None) -> float:
+        return self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+
+    def _started(self, start: Callable[[], A]) -> A:
+        try:
+            return start()
         except ValueError as error:
             # what grpc raises on a closed channel
             raise RequestCancelledError(

@@ -21,12 +21,14 @@ import typer
 from rich.console import Console
 
 from shardwright import wire
+from shardwright.domain import PlanRequest, PlanResult
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright_client import files, render
 from shardwright_client.client import DEFAULT_TIMEOUT_S, ShardingPlanClient
 from shardwright_client.errors import (
     InfeasibleError,
     InvalidRequestError,
+    ProtocolError,
     ServerError,
     ShardwrightClientError,
 )
@@ -92,6 +94,9 @@ Timeout = Annotated[
     float,
     typer.Option(metavar="SECONDS", callback=_positive, help="Give up after this many seconds."),
 ]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Show each better plan, on standard error, as it is found.")
+]
 Full = Annotated[bool, typer.Option("--full", help="List every device and table, however many.")]
 
 
@@ -120,6 +125,7 @@ def plan(
     output: Output = None,
     as_json: AsJson = False,
     full: Full = False,
+    watch: Watch = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Ask for the plan with the lowest predicted cost."""
@@ -127,17 +133,40 @@ def plan(
     request = files.read_request(request_file)
     problem = request.problem
     what = f"{len(problem.tables)} tables for {problem.cluster.num_devices} devices"
-    with _waiting(f"Planning {what} ..."), ShardingPlanClient(server, timeout_s=timeout) as client:
-        result = client.get_sharding_plan(
-            problem,
-            options=request.options,
-            request_id=request.request_id,
-            cost_model_version=request.cost_model_version,
-        )
+    with ShardingPlanClient(server, timeout_s=timeout) as client:
+        result = _watched(client, request, what) if watch else _waited_for(client, request, what)
     text = files.to_json(wire.plan_result_to_proto(result))
     if not _deliver(text, output, as_json):
         with _page(output) as console:
             render.print_plan(console, problem, result, full=full)
+
+
+def _waited_for(client: ShardingPlanClient, request: PlanRequest, what: str) -> PlanResult:
+    with _waiting(f"Planning {what} ..."):
+        return client.get_sharding_plan(
+            request.problem,
+            options=request.options,
+            request_id=request.request_id,
+            cost_model_version=request.cost_model_version,
+        )
+
+
+def _watched(client: ShardingPlanClient, request: PlanRequest, what: str) -> PlanResult:
+    """The last of a stream of plans, all of which are shown on standard error."""
+    results = client.stream_sharding_plan(
+        request.problem,
+        options=request.options,
+        request_id=request.request_id,
+        cost_model_version=request.cost_model_version,
+    )
+    last: PlanResult | None = None
+    console = Console(stderr=True, highlight=False, emoji=False)
+    with render.improvements(console, f"Planning {what} ...") as show:
+        for last in results:
+            show(last)
+    if last is None:
+        raise ProtocolError(f"{client.target} ended the stream without a plan; ask its log why")
+    return last
 
 
 @app.command()

@@ -485,7 +485,7 @@ def plan_result_from_proto(message: service_pb2.GetShardingPlanResponse) -> Plan
     )
 
 
-def _stopped_by_to_proto(stopped_by: StoppedBy | None) -> plan_pb2.StoppedBy:
+def _stopped_by_to_proto(stopped_by: StoppedBy | None) -> plan_pb2.StoppedBy.ValueType:
     number = 0 if stopped_by is None else _STOPPED_BY.encode(stopped_by)
     return number  # type: ignore[return-value]
 

@@ -121,7 +121,7 @@ class ShardingPlanServicer:
 def handlers(servicer: ShardingPlanServicer) -> grpc.GenericRpcHandler:
     """The service's methods, which take and give bytes."""
     unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-    methods = {
+    methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         "GetShardingPlan": unary(servicer.get_sharding_plan),
         "StreamShardingPlan": stream(servicer.stream_sharding_plan),
         "EvaluateShardingPlan": unary(servicer.evaluate_sharding_plan),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,7 @@ from shardwright.domain import (
     StoppedBy,
     device_memory_bytes,
 )
+from shardwright.v1 import plan_pb2
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright.v1 import sharding_plan_service_pb2_grpc as service_grpc
 
@@ -47,6 +49,10 @@ class CannedServer:
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.handler: Handler = answer
+        self.improvements: tuple[float, ...] = ()
+        self.pause: threading.Event | None = None
+        self.paused = threading.Event()
+        self.ended = threading.Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)]
         )
@@ -71,6 +77,22 @@ class CannedServer:
         self.requests.append(request)
         return self.handler(request, context)
 
+    def handle_stream(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        """Every improvement of the answer, and then the answer itself."""
+        self.requests.append(request)
+        answered = self.handler(request, context)
+        for cost in self.improvements:
+            better = type(answered)()
+            better.CopyFrom(answered)
+            better.cost_ms = cost
+            better.search.stopped_by = plan_pb2.STOPPED_BY_UNSPECIFIED
+            yield better
+            if self.pause is not None:
+                self.paused.set()
+                self.pause.wait(timeout=60)
+        self.ended.set()
+        yield answered
+
     def __enter__(self) -> CannedServer:
         self._server.start()
         return self
@@ -82,6 +104,7 @@ class CannedServer:
 class _Servicer(service_grpc.ShardingPlanServiceServicer):
     def __init__(self, server: CannedServer) -> None:
         self.GetShardingPlan = server.handle  # type: ignore[method-assign]
+        self.StreamShardingPlan = server.handle_stream  # type: ignore[method-assign]
         self.EvaluateShardingPlan = server.handle  # type: ignore[method-assign]
         self.ListCostModels = server.handle  # type: ignore[method-assign]
 
@@ -162,7 +185,7 @@ def plan_result(problem: ShardingProblem, request_id: str = "") -> PlanResult:
     return PlanResult(
         plan=plan,
         cost_ms=cost,
-        lower_bound_ms=None,
+        lower_bound_ms=cost * 0.8,
         devices=devices,
         baselines=(
             Baseline("dim", cost * 1.5),

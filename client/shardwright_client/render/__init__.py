@@ -11,11 +11,12 @@ from shardwright.domain import EvaluationResult, PlanResult, ShardingPlan, Shard
 from shardwright_client.render.baselines import print_baselines
 from shardwright_client.render.devices import print_memory, print_times
 from shardwright_client.render.header import print_evaluation_header, print_plan_header
+from shardwright_client.render.improvements import improvements
 from shardwright_client.render.layout import clean
 from shardwright_client.render.models import print_models
 from shardwright_client.render.tables import print_tables
 
-__all__ = ["print_evaluation", "print_models", "print_plan"]
+__all__ = ["improvements", "print_evaluation", "print_models", "print_plan"]
 
 
 def print_plan(

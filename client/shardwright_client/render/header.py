@@ -24,7 +24,7 @@ def print_plan_header(console: Console, problem: ShardingProblem, result: PlanRe
     facts.add_row("Cost", _cost_text(result.cost_ms))
     facts.add_row("", _against_baselines(result))
     if result.lower_bound_ms is not None:
-        facts.add_row("", _against_bound(result.cost_ms, result.lower_bound_ms))
+        facts.add_row("", against_bound(result))
     _add_cost_model(facts, result.cost_model)
     facts.add_row("Search", _search_text(result))
     console.print(facts)
@@ -78,9 +78,16 @@ def _against_baselines(result: PlanResult) -> Text:
     )
 
 
-def _against_bound(cost_ms: float, bound_ms: float) -> Text:
-    above = f"{(cost_ms / bound_ms - 1) * 100:.1f} % above it" if bound_ms > 0 else ""
-    return Text(f"no legal plan costs less than {milliseconds(bound_ms)} ms; this is {above}")
+def against_bound(result: PlanResult) -> Text:
+    """How far from the best possible plan this one can be, at most."""
+    if result.gap is None or result.lower_bound_ms is None:
+        return Text("no lower bound is known")
+    return Text.assemble(
+        ("at most ", ""),
+        (f"{max(0.0, result.gap) * 100:.1f} %", "bold"),
+        f" above the best possible by these models (no legal plan is below "
+        f"{milliseconds(result.lower_bound_ms)} ms)",
+    )
 
 
 def _add_cost_model(facts: Table, cost_model: CostModelId) -> None:
@@ -103,6 +110,7 @@ def source_text(cost_model: CostModelId) -> Text:
 def _search_text(result: PlanResult) -> Text:
     search = result.search
     ended = {
+        None: ", still going on",
         StoppedBy.COMPLETED: "",
         StoppedBy.TIME_BUDGET: ", stopped by its time budget",
         StoppedBy.DEADLINE: ", stopped by the deadline",

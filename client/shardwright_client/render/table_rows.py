@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from shardwright.domain import (
+    Cluster,
     IllegalPlanError,
     Shard,
     ShardingPlan,
@@ -26,9 +27,9 @@ class TableRow:
         name: Name of the table.
         num_embeddings: Rows.
         embedding_dim: Columns.
-        bytes: Device memory of all its shards.
+        bytes: Device memory of all its shards; of copies, with their dense gradients.
         num_shards: Pieces it is cut into.
-        cut: In words, such as `columns 64+32+32`.
+        cut: In words, such as `columns 64+32+32`, `rows, 8 blocks` or `8 whole copies`.
         devices: Such as `0, 3` or `0-7`, in the order of the pieces.
     """
 
@@ -50,21 +51,25 @@ def table_rows(problem: ShardingProblem, plan: ShardingPlan) -> list[TableRow]:
             kind = sharding_type(table, shards, problem.cluster)
         except IllegalPlanError:
             kind = None
+        if kind is ShardingType.DATA_PARALLEL:
+            num_bytes = len(shards) * problem.replica_bytes(table)
+        else:
+            num_bytes = sum(problem.shard_bytes(table, s.num_rows, s.num_columns) for s in shards)
         rows.append(
             TableRow(
                 name=table.name,
                 num_embeddings=table.num_embeddings,
                 embedding_dim=table.embedding_dim,
-                bytes=sum(problem.shard_bytes(table, s.num_rows, s.num_columns) for s in shards),
+                bytes=num_bytes,
                 num_shards=len(shards),
-                cut=_cut(kind, shards),
+                cut=_cut(kind, shards, problem.cluster),
                 devices=device_list([s.device for s in shards]),
             )
         )
     return rows
 
 
-def _cut(kind: ShardingType | None, shards: Sequence[Shard]) -> str:
+def _cut(kind: ShardingType | None, shards: Sequence[Shard], cluster: Cluster) -> str:
     if kind is ShardingType.TABLE_WISE:
         return "whole"
     if kind is ShardingType.COLUMN_WISE:
@@ -72,7 +77,9 @@ def _cut(kind: ShardingType | None, shards: Sequence[Shard]) -> str:
     if kind is ShardingType.ROW_WISE:
         return f"rows, {len(shards)} blocks"
     if kind is ShardingType.TABLE_ROW_WISE:
-        return f"rows, {len(shards)} blocks on a host"
+        return f"rows, {len(shards)} blocks on host {cluster.host_of(shards[0].device)}"
+    if kind is ShardingType.DATA_PARALLEL:
+        return f"{len(shards)} whole copies"
     return "not legal"
 
 

@@ -40,7 +40,7 @@ GENERAL = (
 
 def advice(problem: ShardingProblem, options: SearchOptions) -> str:
     """Changes to a request without a plan, each of which was found to lead to one that fits."""
-    found = [text for text, *variant in _variants(problem, options) if fits(*variant)]
+    found = [text for text, task, allowed in _variants(problem, options) if fits(task, allowed)]
     devices = _devices_needed(problem, options)
     if devices is not None:
         each = problem.cluster.device_memory_bytes - problem.cluster.reserved_memory_bytes
