@@ -1,11 +1,14 @@
 """The `shardwright` command as a person or a script runs it."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
 from shardwright import wire
-from shardwright.domain import PlanRequest
+from shardwright.domain import PlanRequest, Shard, ShardingPlan
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright_client import files
 
@@ -67,6 +70,8 @@ def test_plan_shows_what_a_person_wants_to_know(server: CannedServer, request_fi
     assert "6 tables, 2 x test-gpu" in page
     assert "9.00 ms per iteration" in page
     assert "20.0 % less than the best baseline (lookup, 11.25 ms)" in page
+    assert "at most 25.0 % above the best possible by these models" in page
+    assert "no legal plan is below 7.20 ms" in " ".join(page.split())
     assert "MODELLED" in page and "MEASURED" not in page
     assert "2026.11.1" in page
     assert re.search(r"^    1 +█+▓+▒+ +6\.00 +2\.00 +1\.00 +0\.00 +9\.00$", page, re.M), page
@@ -76,6 +81,78 @@ def test_plan_shows_what_a_person_wants_to_know(server: CannedServer, request_fi
     assert re.search(r"^  dim +▒+ +13\.50 +\+50\.0 %$", page, re.M), page
     assert re.search(r"^  size +does not fit", page, re.M), page
     assert "Warning: table_5 lies outside the training range." in page
+
+
+def test_watch_shows_each_better_plan_on_standard_error(
+    server: CannedServer, request_file: Path
+) -> None:
+    server.improvements = (12.5, 10.0)
+    quiet = shardwright("plan", request_file, "--server", server.target)
+    run = shardwright("plan", request_file, "--server", server.target, "--watch")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == quiet.stdout, "the page is that of the last plan"
+    lines = run.stderr.splitlines()
+    assert lines == [
+        "1.50 s  12.50 ms  at most 73.6 % above the best",
+        "1.50 s  10.00 ms  at most 38.9 % above the best",
+        "1.50 s  9.00 ms  at most 25.0 % above the best",
+    ]
+    piped = shardwright("plan", request_file, "--server", server.target, "--watch", "--json")
+    assert json.loads(piped.stdout)["cost_ms"] == 9.0
+
+
+def test_watch_on_a_terminal_draws_over_itself(server: CannedServer, request_file: Path) -> None:
+    server.improvements = (12.5, 10.0)
+    # the command as on a terminal of its own: `script` would do, pty is in the standard library
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "plan", request_file, "--server", server.target, "--watch"],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(follower)
+    drawn = b""
+    with contextlib.suppress(OSError):  # how a terminal on Linux says that all have left
+        while chunk := os.read(leader, 4096):
+            drawn += chunk
+    page = process.communicate(timeout=60)[0].decode()
+    os.close(leader)
+    assert process.returncode == 0
+    assert "9.00 ms per iteration" in page
+    assert b"at most 38.9 % above the best" in drawn
+    assert b"Planning 6 tables for 2 devices" in drawn
+
+
+def test_a_plan_with_every_sharding_type_is_read_at_a_glance(
+    server: CannedServer, tmp_path: Path
+) -> None:
+    problem = replace(
+        small_problem(num_tables=5, num_devices=4),
+        cluster=replace(small_problem().cluster, num_devices=4, devices_per_host=2),
+    )
+    tables = [table.name for table in problem.tables]
+    shards = [
+        *(Shard(tables[0], d, 0, 1000, 0, 64) for d in range(4)),
+        *(Shard(tables[1], 2 + i, i * 501, 501 - i, 0, 64) for i in range(2)),
+        *(Shard(tables[2], d, d * 251, min(251, 1002 - d * 251), 0, 64) for d in range(4)),
+        *(Shard(tables[3], d, 0, 1003, 16 * i, 16) for i, d in enumerate((0, 3, 1, 2))),
+        Shard(tables[4], 1, 0, 1004, 0, 64),
+    ]
+    plan_file, request_file = tmp_path / "plan.json", tmp_path / "request.json"
+    plan_file.write_text(files.to_json(wire.plan_to_proto(ShardingPlan(tuple(shards)))))
+    message = wire.plan_request_to_proto(PlanRequest(problem))
+    request_file.write_text(files.to_json(message))
+    run = shardwright("evaluate", request_file, plan_file, "--server", server.target)
+    assert run.returncode == 0, run.stderr
+    for line in (
+        r"table_0 +1,000 x 64 +<0\.01 +4 whole copies +0-3",
+        r"table_1 +1,001 x 64 +<0\.01 +rows, 2 blocks on host 1 +2, 3",
+        r"table_2 +1,002 x 64 +<0\.01 +rows, 4 blocks +0-3",
+        r"table_3 +1,003 x 64 +<0\.01 +columns 4x16 +0, 3, 1, 2",
+        r"table_4 +1,004 x 64 +<0\.01 +whole +1",
+    ):
+        assert re.search(rf"^  {line}$", run.stdout, re.M), run.stdout
 
 
 def test_a_piped_page_has_80_columns_and_no_colours(

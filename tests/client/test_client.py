@@ -10,8 +10,9 @@ import pytest
 from canned_server import CannedServer, answer, any_plan, description, plan_result, small_problem
 
 from shardwright import wire
-from shardwright.domain import SearchOptions
+from shardwright.domain import SearchOptions, StoppedBy
 from shardwright_client import (
+    InfeasibleError,
     InvalidRequestError,
     ProtocolError,
     RequestCancelledError,
@@ -232,3 +233,74 @@ def test_channel_options_balance_retry_and_carry_large_plans() -> None:
     assert options["grpc.max_receive_message_length"] == MAX_MESSAGE_BYTES == 64 * 2**20
     # a server of gRPC's defaults closes connections that ping more often than every 5 minutes
     assert int(options["grpc.keepalive_time_ms"]) > 300_000
+
+
+def test_improving_plans_come_as_they_are_found_and_the_answer_last(
+    server: CannedServer, client: ShardingPlanClient
+) -> None:
+    problem = small_problem()
+    server.improvements = (12.0, 10.0)
+    results = list(client.stream_sharding_plan(problem, request_id="s", cost_model_version="v"))
+    assert [result.cost_ms for result in results] == [12.0, 10.0, 9.0]
+    assert [result.search.stopped_by for result in results] == [None, None, StoppedBy.COMPLETED]
+    assert results[-1] == plan_result(problem, "s")
+    assert server.requests[0].cost_model.version == "v"
+
+
+def test_an_improvement_is_there_before_the_search_has_ended(
+    server: CannedServer, client: ShardingPlanClient
+) -> None:
+    server.improvements, server.pause = (12.0,), threading.Event()
+    stream = client.stream_sharding_plan(small_problem())
+    assert next(stream).cost_ms == 12.0
+    assert not server.ended.is_set()
+    server.pause.set()
+    assert next(stream).cost_ms == 9.0
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_leaving_a_stream_early_cancels_it(
+    server: CannedServer, client: ShardingPlanClient
+) -> None:
+    cancelled = threading.Event()
+
+    def handler(request: Any, context: grpc.ServicerContext) -> Any:
+        context.add_callback(cancelled.set)
+        return answer(request, context)
+
+    server.handler = handler
+    server.improvements, server.pause = (12.0,), threading.Event()
+    for _ in client.stream_sharding_plan(small_problem()):
+        break
+    assert cancelled.wait(timeout=60), "the server was never told"
+    server.pause.set()
+    assert not server.ended.is_set()
+
+
+def test_a_stream_that_fails_half_way_raises_what_a_call_would(
+    server: CannedServer, client: ShardingPlanClient
+) -> None:
+    server.fail(grpc.StatusCode.FAILED_PRECONDITION, "7 bytes are missing")
+    with pytest.raises(InfeasibleError, match="7 bytes are missing"):
+        list(client.stream_sharding_plan(small_problem()))
+
+
+def test_an_illegal_plan_in_a_stream_is_refused(
+    server: CannedServer, client: ShardingPlanClient
+) -> None:
+    def handler(request: Any, context: grpc.ServicerContext) -> Any:
+        illegal = answer(request, context)
+        del illegal.plan.shards[0]
+        return illegal
+
+    server.handler = handler
+    with pytest.raises(ProtocolError, match="does not fit the request"):
+        next(client.stream_sharding_plan(small_problem()))
+
+
+def test_a_stream_of_a_closed_client_says_so(server: CannedServer) -> None:
+    closed = ShardingPlanClient(server.target)
+    closed.close()
+    with pytest.raises(RequestCancelledError, match="is closed"):
+        closed.stream_sharding_plan(small_problem())
