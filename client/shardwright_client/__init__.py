@@ -1,7 +1,7 @@
 """Asks a Shardwright server how to split and place embedding tables.
 
-Importing this package needs grpcio and protobuf only; `to_torchrec` imports torch and torchrec
-when it is called, the command line imports typer and rich.
+Importing this package needs grpcio and protobuf only; `to_torchrec` and `from_torchrec` import
+torch and torchrec when they are called, the command line imports typer and rich.
 """
 
 from shardwright_client.client import DEFAULT_TIMEOUT_S, ShardingPlanClient
@@ -22,7 +22,7 @@ from shardwright_client.errors import (
     ServerUnavailableError,
     ShardwrightClientError,
 )
-from shardwright_client.torchrec import to_torchrec
+from shardwright_client.torchrec import from_torchrec, to_torchrec
 
 __version__ = "0.1.0"
 
@@ -45,5 +45,6 @@ __all__ = [
     "ShardingPlanClient",
     "ShardwrightClientError",
     "__version__",
+    "from_torchrec",
     "to_torchrec",
 ]

@@ -1,4 +1,4 @@
-"""From a Shardwright plan to a TorchRec plan; torch and torchrec are imported on the first call."""
+"""Plans to and from TorchRec; torch and torchrec are imported on the first call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from shardwright.domain import (
     ShardingType,
 )
 from shardwright_client.column_shards import equal_widths_per_device
-from shardwright_client.errors import MissingDependencyError
+from shardwright_client.errors import MissingDependencyError, PlanMismatchError
 from shardwright_client.torchrec_checks import (
     BY_ROWS,
     check_mean_pooling,
     check_names,
     configs_of,
     sharding_types,
+    some,
+    warn_of_kernels,
     warn_of_rowwise_adagrad,
 )
 
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
     from torch import nn
     from torchrec.distributed.types import ParameterSharding
     from torchrec.distributed.types import ShardingPlan as TorchRecPlan
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig
     from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 DeviceType = Literal["cpu", "cuda"]
 
-_COMPUTE_KERNEL = "fused"
+_FUSED_KERNEL = "fused"
+_DENSE_KERNEL = "dense"
 
 
 def to_torchrec(
@@ -50,6 +54,10 @@ def to_torchrec(
     plan must be in exactly one of them and every table of theirs in the plan. Device d of the
     plan is rank d. Other embedding modules stay as they are. Slices of one table that lie on one
     rank with unequal widths are recut there (`column_shards.equal_widths_per_device`).
+
+    Data-parallel tables take TorchRec's dense kernel, which no fused optimizer trains, also not one
+    given by `apply_optimizer_in_backward`: after each backward pass, step an optimizer of your own
+    over their parameters, `sharded.named_parameters()` of the tables' names (client/README.md).
 
     Args:
         plan: The plan of a server, or one's own.
@@ -101,6 +109,58 @@ def to_torchrec(
     return torchrec_plan
 
 
+def from_torchrec(torchrec_plan: TorchRecPlan, module: nn.Module) -> ShardingPlan:
+    """Makes a Shardwright plan of anybody's TorchRec plan, so that a server can score it.
+
+    Args:
+        torchrec_plan: Of TorchRec's own planner, say.
+        module: The unsharded model that the plan is for. Its `EmbeddingBagCollection`s are read;
+            what the plan says of other modules is left out.
+
+    Returns:
+        Rank r as device r. Whether the shards are legal is the server's question, or
+        `shardwright.domain.check_plan`'s.
+
+    Warns:
+        UserWarning: When a table has a compute kernel whose cost is not predicted (UVM, SSD).
+
+    Raises:
+        PlanMismatchError: When the plan lacks a table of the module.
+        MissingDependencyError: When torchrec is not installed.
+    """
+    _import_torchrec_types()
+    shards: list[Shard] = []
+    kernels: dict[str, str] = {}
+    missing: list[str] = []
+    for path, collection in _embedding_bag_collections(module).items():
+        planned = torchrec_plan.plan.get(path, {})
+        for config in configs_of(collection):
+            if config.name not in planned:
+                missing.append(config.name)
+                continue
+            kernels[config.name] = planned[config.name].compute_kernel
+            shards += _shards_of(planned[config.name], config)
+    if missing:
+        raise PlanMismatchError(
+            [f"the TorchRec plan lacks table {some(missing)}; pass the module that it was made for"]
+        )
+    warn_of_kernels(kernels)
+    return ShardingPlan(tuple(shards))
+
+
+def _shards_of(sharding: ParameterSharding, config: EmbeddingBagConfig) -> list[Shard]:
+    if sharding.sharding_type == ShardingType.DATA_PARALLEL.value:
+        return [
+            Shard(config.name, rank, 0, config.num_embeddings, 0, config.embedding_dim)
+            for rank in sharding.ranks
+        ]
+    shards = []
+    for metadata in sharding.sharding_spec.shards:
+        (row, column), (height, width) = metadata.shard_offsets, metadata.shard_sizes
+        shards.append(Shard(config.name, metadata.placement.rank(), row, height, column, width))
+    return shards
+
+
 def _import_torchrec_types() -> ModuleType:
     """The module `torchrec.distributed.types`; fbgemm's operators are loaded too."""
     try:
@@ -108,7 +168,7 @@ def _import_torchrec_types() -> ModuleType:
         from torchrec.distributed import types
     except ImportError as error:
         raise MissingDependencyError(
-            f"to_torchrec needs torch, torchrec and fbgemm-gpu, and {error.name or error} cannot "
+            f"TorchRec plans need torch, torchrec and fbgemm-gpu, and {error.name or error} cannot "
             f"be imported; install versions that fit one another (client/README.md)"
         ) from error
     return cast(ModuleType, types)
@@ -147,13 +207,19 @@ def _parameter_sharding(
     from torch.distributed._shard.metadata import ShardMetadata
     from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding
 
+    if kind is ShardingType.DATA_PARALLEL:
+        return ParameterSharding(
+            sharding_type=kind.value,
+            compute_kernel=_DENSE_KERNEL,
+            ranks=[shard.device for shard in shards],
+        )
     by_rows = kind in BY_ROWS
     ordered = sorted(shards, key=lambda s: s.device) if by_rows else equal_widths_per_device(shards)
     if kind is ShardingType.COLUMN_WISE and len(ordered) == 1:
         kind = ShardingType.TABLE_WISE
     return ParameterSharding(
         sharding_type=kind.value,
-        compute_kernel=_COMPUTE_KERNEL,
+        compute_kernel=_FUSED_KERNEL,
         ranks=[shard.device for shard in ordered],
         sharding_spec=EnumerableShardingSpec(
             [

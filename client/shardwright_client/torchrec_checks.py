@@ -163,6 +163,18 @@ def warn_of_rowwise_adagrad(
         )
 
 
+def warn_of_kernels(kernels: dict[str, str]) -> None:
+    """Warns of tables whose compute kernel does not keep them in device memory."""
+    others = [name for name, kernel in kernels.items() if kernel not in ("fused", "dense")]
+    if others:
+        found = sorted({kernels[name] for name in others})
+        warnings.warn(
+            f"table {some(others)} has compute kernel {', '.join(found)}; costs are predicted as "
+            f"if all weights lay in device memory",
+            stacklevel=3,
+        )
+
+
 def _is_rowwise_adagrad(collections: dict[str, EmbeddingBagCollection], name: str) -> bool:
     """Whether `apply_optimizer_in_backward` gave the table's weight a rowwise Adagrad."""
     for collection in collections.values():

@@ -9,8 +9,21 @@ from pathlib import Path
 import pytest
 from torchrec_scenarios import SCENARIOS, columns, rows
 
-from shardwright.domain import Optimizer, Shard, ShardingPlan
-from shardwright_client import MissingDependencyError, PlanMismatchError, to_torchrec
+from shardwright.domain import (
+    Cluster,
+    EmbeddingTable,
+    Optimizer,
+    Shard,
+    ShardingPlan,
+    ShardingProblem,
+    check_plan,
+)
+from shardwright_client import (
+    MissingDependencyError,
+    PlanMismatchError,
+    from_torchrec,
+    to_torchrec,
+)
 
 FOLDER = Path(__file__).parent
 TWO_RANKS = SCENARIOS["two_ranks"]
@@ -228,3 +241,73 @@ def test_without_torchrec_the_error_says_what_is_missing(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "torchrec.distributed", None)
     with pytest.raises(MissingDependencyError, match=r"torchrec.*install"):
         to_torchrec(TWO_RANKS.plan(), module, world_size=2)
+
+
+def test_copies_take_the_dense_kernel_on_every_rank() -> None:
+    scenario = SCENARIOS["copies"]
+    plan = to_torchrec(scenario.plan(), scenario.module("meta"), world_size=2)
+    copied = plan.plan["sums"]["copied"]
+    assert (copied.sharding_type, copied.compute_kernel) == ("data_parallel", "dense")
+    assert copied.ranks == [0, 1]
+    assert copied.sharding_spec is None
+    assert plan.plan["sums"]["whole"].compute_kernel == "fused"
+
+
+@pytest.mark.parametrize("name", ["two_hosts", "copies"])
+def test_a_plan_comes_back_from_torchrec_as_it_went(name: str) -> None:
+    scenario = SCENARIOS[name]
+    module = scenario.module("meta")
+    there = to_torchrec(
+        scenario.plan(),
+        module,
+        world_size=scenario.world_size,
+        local_world_size=scenario.local_world_size,
+    )
+    assert from_torchrec(there, module).fingerprint == scenario.plan().fingerprint
+
+
+def test_the_plan_of_torchrecs_own_planner_can_be_checked() -> None:
+    from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+    from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+    from torchrec.distributed.planner.types import ParameterConstraints
+
+    module = SCENARIOS["copies"].module("meta")
+    ways = {
+        "copied": "data_parallel",
+        "whole": "column_wise",
+        "in_rows": "row_wise",
+        "again": "table_row_wise",
+    }
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=4, local_world_size=2, compute_device="cuda"),
+        constraints={
+            name: ParameterConstraints(sharding_types=[way], min_partition=4)
+            for name, way in ways.items()
+        },
+    )
+    theirs = planner.plan(module, [EmbeddingBagCollectionSharder()])
+    plan = from_torchrec(theirs, module)
+    tables = [EmbeddingTable(*t, pooling_factor=1.0) for t in SCENARIOS["copies"].tables]
+    cluster = Cluster(4, 2, "any", 2**30)
+    problem = ShardingProblem(tuple(tables), cluster, 1024, Optimizer.SGD)
+    kinds = {name: kind.value for name, kind in check_plan(plan, problem).items()}
+    assert ways.items() <= kinds.items()
+    # and back
+    again = to_torchrec(plan, module, world_size=4, local_world_size=2)
+    assert from_torchrec(again, module).fingerprint == plan.fingerprint
+
+
+def test_a_torchrec_plan_of_another_module_is_refused() -> None:
+    module = TWO_RANKS.module("meta")
+    plan = to_torchrec(TWO_RANKS.plan(), module, world_size=2)
+    del plan.plan["tower.means"]
+    with pytest.raises(PlanMismatchError, match="lacks table 'mean_rows', 'one_row'"):
+        from_torchrec(plan, module)
+
+
+def test_kernels_outside_device_memory_warn() -> None:
+    module = TWO_RANKS.module("meta")
+    plan = to_torchrec(TWO_RANKS.plan(), module, world_size=2)
+    plan.plan["sums"]["whole"].compute_kernel = "fused_uvm_caching"
+    with pytest.warns(UserWarning, match="table 'whole' has compute kernel fused_uvm_caching"):
+        from_torchrec(plan, module)

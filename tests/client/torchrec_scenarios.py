@@ -26,6 +26,16 @@ class Scenario:
     def tables(self) -> tuple[tuple[str, int, int], ...]:
         return self.sum_tables + self.mean_tables
 
+    def copied(self, table: str) -> bool:
+        """Whether a table is data-parallel."""
+        shards = [shard for shard in self.shards if shard.table == table]
+        rows = {name: rows for name, rows, _ in self.tables}[table]
+        return (
+            len(shards) == self.world_size
+            and all(s.num_rows == rows for s in shards)
+            and (len({s.column_offset for s in shards}) == 1)
+        )
+
     def plan(self) -> ShardingPlan:
         return ShardingPlan(self.shards)
 
@@ -107,6 +117,11 @@ def rows(table: str, num_rows: int, width: int, devices: range) -> list[Shard]:
     ]
 
 
+def copies(table: str, num_rows: int, width: int, devices: int) -> list[Shard]:
+    """A whole copy on every device."""
+    return [Shard(table, device, 0, num_rows, 0, width) for device in range(devices)]
+
+
 SCENARIOS = {
     "two_ranks": Scenario(
         world_size=2,
@@ -132,6 +147,20 @@ SCENARIOS = {
             *rows("mean_rows", 9, 8, range(2)),
             # rank 1 holds no row
             *rows("one_row", 1, 4, range(2)),
+        ),
+    ),
+    "copies": Scenario(
+        world_size=2,
+        local_world_size=2,
+        sum_tables=(("copied", 13, 8), ("whole", 50, 16), ("in_rows", 9, 4), ("again", 5, 4)),
+        mean_tables=(("copied_mean", 7, 12), ("columns", 12, 16)),
+        shards=(
+            *copies("copied", 13, 8, 2),
+            *columns("whole", 50, [(1, 16)]),
+            *rows("in_rows", 9, 4, range(2)),
+            *copies("again", 5, 4, 2),
+            *copies("copied_mean", 7, 12, 2),
+            *columns("columns", 12, [(0, 4), (1, 12)]),
         ),
     ),
     "two_hosts": Scenario(
