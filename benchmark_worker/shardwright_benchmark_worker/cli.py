@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from shardwright_benchmark_worker.roofline import source as roofline
 from shardwright_benchmark_worker.sampling import (
     CommLimits,
     ComputeLimits,
+    draw_all_reduce_sample,
     draw_comm_sample,
     draw_compute_sample,
 )
@@ -30,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measures fused embedding operators and all-to-all transfers into a dataset.",
+    help="Measures fused embedding operators and collectives into a dataset.",
 )
 
 _ROOFLINE = "roofline:"
@@ -184,7 +186,8 @@ def comm(
         float, typer.Option(help="A collective that takes longer has lost a rank.")
     ] = 60.0,
 ) -> None:
-    """Measures all-to-alls; on cpu and cuda under torchrun, one process per device."""
+    """Measures as many all-to-alls as all-reduces; on cpu and cuda under torchrun, one process per
+    device."""
     profile, hardware = _parse_device(device, hardware)
     limits = CommLimits(
         max_world_size=max_world_size,
@@ -197,7 +200,6 @@ def comm(
     recording = partial(
         Recording,
         out_url=out,
-        kind=Kind.COMM,
         hardware=hardware,
         seed=seed,
         start_index=start_index,
@@ -206,29 +208,41 @@ def comm(
     )
     if profile is not None:
         limits = limits.on(None, devices_per_host)
-        modelled = recording(**_modelled(profile), options=_texts(limits))
+        modelled = partial(recording, **_modelled(profile), options=_texts(limits))
         draw = partial(draw_comm_sample, limits, seed)
-        _record(modelled, partial(roofline.comm_rows, profile, draw), overwrite)
+        reduce = partial(draw_all_reduce_sample, limits, seed)
+        _record(modelled(kind=Kind.COMM), partial(roofline.comm_rows, profile, draw), overwrite)
+        _record(
+            modelled(kind=Kind.ALL_REDUCE),
+            partial(roofline.all_reduce_rows, profile, reduce),
+            overwrite,
+        )
         return
     # torch takes seconds to load, and a roofline does not need it
     from shardwright_benchmark_worker.measure import comm as measure
 
     with measure.join(device, warmup, repetitions, timeout_s) as bench:
         limits = limits.on(bench.world_size, devices_per_host or bench.local_world_size)
-        measured = recording(
+        measured = partial(
+            recording,
             source="measured",
             fingerprint=bench.fingerprint(),
             software=software_versions(measured=True),
             options=_texts(limits, warmup=warmup, repetitions=repetitions),
         )
         draw = partial(draw_comm_sample, limits, seed)
-        todo = bench.agree(_missing(measured, overwrite) if bench.rank == 0 else [])
-        if bench.rank == 0:
-            _record_parts(measured, todo, partial(bench.rows, draw))
-        else:
-            for indices in todo:
-                for _ in bench.rows(draw, indices):
-                    pass
+        reduce = partial(draw_all_reduce_sample, limits, seed)
+        for kind, rows in (
+            (Kind.COMM, partial(bench.rows, draw)),
+            (Kind.ALL_REDUCE, partial(bench.all_reduce_rows, reduce)),
+        ):
+            recorded = measured(kind=kind)
+            todo = bench.agree(_missing(recorded, overwrite) if bench.rank == 0 else [])
+            if bench.rank == 0:
+                _record_parts(recorded, todo, rows)
+            else:
+                for indices in todo:
+                    deque(rows(indices), maxlen=0)
 
 
 def _parse_device(device: str, hardware: str | None) -> tuple[GpuProfile | None, str]:

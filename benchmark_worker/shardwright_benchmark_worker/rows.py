@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shardwright_benchmark_worker.sampling import CommSample, ComputeSample
+from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample, ComputeSample
 
 
 @dataclass(frozen=True)
@@ -81,5 +81,18 @@ def comm_row(
         "start_skew_ms": sample.start_skew_ms.tolist(),
         "forward_ms": forward_ms.tolist(),
         "backward_ms": backward_ms.tolist(),
+        "repetitions": repetitions,
+    }
+
+
+def all_reduce_row(sample: AllReduceSample, time: Quantiles, repetitions: int) -> dict[str, Any]:
+    """One row of `ALL_REDUCE_SCHEMA`."""
+    return {
+        "world_size": sample.world_size,
+        "devices_per_host": sample.devices_per_host,
+        "num_bytes": sample.num_bytes,
+        "time_ms": time.median,
+        "time_ms_p10": time.p10,
+        "time_ms_p90": time.p90,
         "repetitions": repetitions,
     }

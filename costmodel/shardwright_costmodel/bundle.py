@@ -1,7 +1,7 @@
-"""Bundles: one directory with a manifest and the four ONNX graphs of one hardware profile.
+"""Bundles: one directory with a manifest and the five ONNX graphs of one hardware profile.
 
     <bundle>/manifest.json  compute_encoder.onnx  compute_head.onnx
-             forward_comm.onnx  backward_comm.onnx
+             forward_comm.onnx  backward_comm.onnx  all_reduce.onnx
 
 A bundle is written whole or not at all, and every file is checked against the manifest when read.
 """
@@ -23,24 +23,34 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from shardwright.domain import CostModelSource
 from shardwright_costmodel.errors import BundleError
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+"""Format 1 had neither floors nor all-reduces."""
 MANIFEST_NAME = "manifest.json"
 
 COMPUTE_ENCODER = "compute_encoder.onnx"
 COMPUTE_HEAD = "compute_head.onnx"
 FORWARD_COMM = "forward_comm.onnx"
 BACKWARD_COMM = "backward_comm.onnx"
-GRAPH_NAMES: tuple[str, ...] = (COMPUTE_ENCODER, COMPUTE_HEAD, FORWARD_COMM, BACKWARD_COMM)
+ALL_REDUCE = "all_reduce.onnx"
+GRAPH_NAMES: tuple[str, ...] = (
+    COMPUTE_ENCODER,
+    COMPUTE_HEAD,
+    FORWARD_COMM,
+    BACKWARD_COMM,
+    ALL_REDUCE,
+)
 
-GRAPH_PORTS: Mapping[str, tuple[str, str]] = {
-    COMPUTE_ENCODER: ("shard_features", "encodings"),
-    COMPUTE_HEAD: ("encodings", "compute_ms"),
-    FORWARD_COMM: ("comm_features", "forward_comm_ms"),
-    BACKWARD_COMM: ("comm_features", "backward_comm_ms"),
+GRAPH_PORTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    COMPUTE_ENCODER: ("shard_features", ("encodings",)),
+    COMPUTE_HEAD: ("encodings", ("compute_ms", "compute_floor_ms")),
+    FORWARD_COMM: ("comm_features", ("forward_comm_ms", "forward_comm_floor_ms")),
+    BACKWARD_COMM: ("comm_features", ("backward_comm_ms", "backward_comm_floor_ms")),
+    ALL_REDUCE: ("all_reduce_features", ("all_reduce_ms",)),
 }
-"""Names of each graph's one input and one output, both `[rows, width] float32`."""
+"""Names of each graph's one input and of its outputs, all `[rows, width] float32`; the outputs of a
+graph are equally wide."""
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}"
 """Names of profiles, versions and files: no separator, no leading dot, so never another path."""
@@ -52,8 +62,8 @@ class Accuracy(BaseModel):
     """Held-out accuracy of one predicted quantity.
 
     Attributes:
-        quantity: `compute_forward`, `compute_backward`, `compute`, `forward_comm` or
-            `backward_comm`.
+        quantity: `compute_forward`, `compute_backward`, `compute`, `forward_comm`,
+            `backward_comm` or `all_reduce`.
         mape_percent: Mean absolute percentage error.
         kendall_tau: Rank correlation, tau-b.
         num_measurements: Held-out values behind the two.
@@ -79,11 +89,16 @@ class Manifest(BaseModel):
         created_at: Moment of training, with time zone.
         shard_columns: Input columns of the compute encoder, in order.
         comm_columns: Input columns of the communication models, in order.
+        all_reduce_columns: Input columns of the all-reduce model, in order.
         encoding_size: Channels of a shard's encoding.
         num_compute_measurements: Rows behind the compute model.
-        num_comm_measurements: Rows (collectives) behind the communication models.
+        num_comm_measurements: Rows (all-to-alls) behind the communication models.
+        num_all_reduce_measurements: Rows behind the all-reduce model.
         accuracy: On measurements held out of training.
-        training_range: `shard.<column>` and `comm.<column>` to the least and largest value seen.
+        mean_floor_ratio: Quantity to the mean of floor over prediction on the same measurements:
+            the nearer to 1, the tighter the bounds.
+        training_range: `shard.<column>`, `comm.<column>` and `all_reduce.<column>` to the least
+            and largest value seen.
         training: Seed, epochs and whatever else is needed to train the same again, as text.
         software: Package to version.
         files: File name to sha256 in hex.
@@ -99,10 +114,13 @@ class Manifest(BaseModel):
     created_at: AwareDatetime
     shard_columns: tuple[str, ...] = SHARD_COLUMNS
     comm_columns: tuple[str, ...] = COMM_COLUMNS
+    all_reduce_columns: tuple[str, ...] = ALL_REDUCE_COLUMNS
     encoding_size: int = Field(gt=0, le=4096)
     num_compute_measurements: int = Field(ge=0)
     num_comm_measurements: int = Field(ge=0)
+    num_all_reduce_measurements: int = Field(ge=0)
     accuracy: tuple[Accuracy, ...] = ()
+    mean_floor_ratio: dict[str, float] = Field(default_factory=dict)
     training_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
     training: dict[str, str] = Field(default_factory=dict)
     software: dict[str, str] = Field(default_factory=dict)
@@ -156,7 +174,8 @@ def _parse_manifest(payload: Any, place: str) -> Manifest:
     found = payload.get("format_version")
     if found != FORMAT_VERSION:
         raise BundleError(
-            f"{place}: is of format version {found!r}; this software reads {FORMAT_VERSION!r}"
+            f"{place}: is of format version {found!r}; this software reads {FORMAT_VERSION!r}: "
+            "train a bundle of this format from the same measurements with 'shardwright-train'"
         )
     try:
         manifest = Manifest.model_validate(payload)
@@ -176,6 +195,7 @@ def _check_columns(manifest: Manifest, place: str) -> None:
     for kind, found, known in (
         ("shard_columns", manifest.shard_columns, SHARD_COLUMNS),
         ("comm_columns", manifest.comm_columns, COMM_COLUMNS),
+        ("all_reduce_columns", manifest.all_reduce_columns, ALL_REDUCE_COLUMNS),
     ):
         if found != known:
             raise BundleError(

@@ -1,4 +1,4 @@
-"""Datasets of measured costs: Parquet parts under `<root>/compute/` and `<root>/comm/`.
+"""Datasets of measured costs: Parquet parts under `<root>/compute/`, `comm/` and `all_reduce/`.
 
 The columns are documented in `costmodel/README.md`, so that anyone can bring their own numbers.
 A part is written under a temporary name and renamed: readers see whole parts or none.
@@ -66,16 +66,37 @@ COMM_SCHEMA = pa.schema(
 the end of its all-to-all, so it contains the waiting for later starters; `backward_ms` has none."""
 
 
+ALL_REDUCE_SCHEMA = pa.schema(
+    [
+        pa.field("world_size", pa.int32(), nullable=False),
+        pa.field("devices_per_host", pa.int32(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        *(pa.field(f"time_ms{s}", pa.float64(), nullable=False) for s in ("", "_p10", "_p90")),
+        pa.field("repetitions", pa.int32(), nullable=False),
+    ]
+)
+"""One all-reduce of `num_bytes` on every device, all starting at once: the slowest device's median,
+p10 and p90 times."""
+
+
 class Kind(Enum):
     """What a part holds; the value is its folder."""
 
     COMPUTE = "compute"
     COMM = "comm"
+    ALL_REDUCE = "all_reduce"
 
     @property
     def schema(self) -> pa.Schema:
         """The columns of a part of this kind."""
-        return COMPUTE_SCHEMA if self is Kind.COMPUTE else COMM_SCHEMA
+        return _SCHEMAS[self]
+
+
+_SCHEMAS = {
+    Kind.COMPUTE: COMPUTE_SCHEMA,
+    Kind.COMM: COMM_SCHEMA,
+    Kind.ALL_REDUCE: ALL_REDUCE_SCHEMA,
+}
 
 
 @dataclass(frozen=True)

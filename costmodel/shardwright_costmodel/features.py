@@ -43,6 +43,9 @@ COMM_COLUMNS: tuple[str, ...] = (
 own, the mean and maximum over all devices, the mean over the device's host, the largest such mean.
 They do not change when the other devices (of a host, or whole hosts) are permuted."""
 
+ALL_REDUCE_COLUMNS: tuple[str, ...] = ("world_size", "devices_per_host", "num_bytes")
+"""Columns of an all-reduce among all devices of a job: what data-parallel tables need."""
+
 NUM_COLUMNS_INDEX = SHARD_COLUMNS.index("num_columns")
 
 ZIPF_EXPONENT = 1.2

@@ -10,6 +10,7 @@ import onnxruntime
 
 from shardwright.domain import CostModelAccuracy, CostModelDescription, CostModelId
 from shardwright_costmodel.bundle import (
+    ALL_REDUCE,
     BACKWARD_COMM,
     COMPUTE_ENCODER,
     COMPUTE_HEAD,
@@ -18,7 +19,7 @@ from shardwright_costmodel.bundle import (
     Bundle,
 )
 from shardwright_costmodel.errors import BundleError
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS, FloatArray
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS, FloatArray
 
 ROW_MULTIPLE = 16
 """Batches are padded to a multiple of this, so that every row goes through the same vector code:
@@ -51,6 +52,7 @@ class OnnxCostModel:
         self._head = _Graph(bundle, COMPUTE_HEAD, size, 2)
         self._forward_comm = _Graph(bundle, FORWARD_COMM, comm_width, 1)
         self._backward_comm = _Graph(bundle, BACKWARD_COMM, comm_width, 1)
+        self._all_reduce = _Graph(bundle, ALL_REDUCE, len(ALL_REDUCE_COLUMNS), 1)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> OnnxCostModel:
@@ -98,6 +100,18 @@ class OnnxCostModel:
         """
         return self._head.run(encodings)
 
+    def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
+        """A floor of `compute_ms`, convex and nondecreasing in every channel.
+
+        Args:
+            encodings: `[m, encoding_size] float32`, non-negative.
+
+        Returns:
+            `[m, 2] float32`, at most `compute_ms` for the encoding of any device that holds
+            something; for zeros the limit from above, not 0.
+        """
+        return self._head.run(encodings, output=1)
+
     def forward_comm_ms(self, comm_features: FloatArray) -> FloatArray:
         """Predicts the transfer of the forward all-to-all, without waiting for late starters.
 
@@ -112,6 +126,33 @@ class OnnxCostModel:
     def backward_comm_ms(self, comm_features: FloatArray) -> FloatArray:
         """Predicts the transfer of the backward all-to-all; as `forward_comm_ms`."""
         return self._backward_comm.run(comm_features)[:, 0]
+
+    def forward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        """A floor of `forward_comm_ms` for every device of every plan with the same mean dim.
+
+        Args:
+            comm_features: `[m, len(COMM_COLUMNS)] float32`; only world_size, devices_per_host,
+                global_batch_size and mean_dim have an influence.
+
+        Returns:
+            `[m] float32`, nondecreasing in mean_dim. Exactly 0 where the world size is 1.
+        """
+        return self._forward_comm.run(comm_features, output=1)[:, 0]
+
+    def backward_comm_floor_ms(self, comm_features: FloatArray) -> FloatArray:
+        """A floor of `backward_comm_ms`; as `forward_comm_floor_ms`."""
+        return self._backward_comm.run(comm_features, output=1)[:, 0]
+
+    def all_reduce_ms(self, all_reduce_features: FloatArray) -> FloatArray:
+        """Predicts all-reduces among all devices of a job.
+
+        Args:
+            all_reduce_features: `[m, len(ALL_REDUCE_COLUMNS)] float32`.
+
+        Returns:
+            `[m] float32`. Exactly 0 where the world size is 1.
+        """
+        return self._all_reduce.run(all_reduce_features)[:, 0]
 
     def range_warnings(
         self, shard_features: FloatArray, comm_features: FloatArray
@@ -165,25 +206,25 @@ class _Graph:
             )
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleError(f"{place}: ONNX Runtime cannot load it: {error}") from error
-        self._input, self._output = GRAPH_PORTS[name]
-        _check_port(place, "input", self._session.get_inputs(), self._input, in_width)
-        _check_port(place, "output", self._session.get_outputs(), self._output, out_width)
+        self._input, self._outputs = GRAPH_PORTS[name]
+        _check_ports(place, "input", self._session.get_inputs(), (self._input,), in_width)
+        _check_ports(place, "output", self._session.get_outputs(), self._outputs, out_width)
         self._widths = in_width, out_width
 
-    def run(self, rows: FloatArray) -> FloatArray:
-        """Runs rows `[n, in_width]` and returns `[n, out_width]`, both float32."""
+    def run(self, rows: FloatArray, output: int = 0) -> FloatArray:
+        """Runs rows `[n, in_width]` and returns one output, `[n, out_width]`, both float32."""
         in_width, out_width = self._widths
         if rows.ndim != 2 or rows.shape[1] != in_width:
             raise ValueError(f"expected rows of {in_width} columns, got shape {rows.shape}")
         if len(rows) <= MAX_ROWS:
-            return self._run_padded(rows)
+            return self._run_padded(rows, output)
         results = np.empty((len(rows), out_width), dtype=np.float32)
         for start in range(0, len(rows), MAX_ROWS):
             chunk = slice(start, start + MAX_ROWS)
-            results[chunk] = self._run_padded(rows[chunk])
+            results[chunk] = self._run_padded(rows[chunk], output)
         return results
 
-    def _run_padded(self, rows: FloatArray) -> FloatArray:
+    def _run_padded(self, rows: FloatArray, output: int) -> FloatArray:
         in_width, out_width = self._widths
         count = len(rows)
         if count == 0:
@@ -193,23 +234,26 @@ class _Graph:
             padded[:count] = rows
         else:
             padded = np.ascontiguousarray(rows, dtype=np.float32)
-        (result,) = self._session.run([self._output], {self._input: padded})
+        (result,) = self._session.run([self._outputs[output]], {self._input: padded})
         found: FloatArray = result[:count]
         return found
 
 
-def _check_port(place: str, kind: str, ports: Sequence[Any], name: str, width: int) -> None:
-    """Requires one input or output `name` of `[rows, width] float32`, rows dynamic."""
-    fits = len(ports) == 1 and (
-        ports[0].name == name
-        and ports[0].type == "tensor(float)"
-        and len(ports[0].shape) == 2
-        and not isinstance(ports[0].shape[0], int)
-        and ports[0].shape[1] == width
+def _check_ports(
+    place: str, kind: str, ports: Sequence[Any], names: tuple[str, ...], width: int
+) -> None:
+    """Requires exactly the inputs or outputs `names` of `[rows, width] float32`, rows dynamic."""
+    fits = [port.name for port in ports] == list(names) and all(
+        port.type == "tensor(float)"
+        and len(port.shape) == 2
+        and not isinstance(port.shape[0], int)
+        and port.shape[1] == width
+        for port in ports
     )
     if not fits:
         described = ", ".join(f"{p.name}: {p.type}{p.shape}" for p in ports) or "none"
+        count = "one" if len(names) == 1 else str(len(names))
         raise BundleError(
-            f"{place}: must have one {kind}, {name}: tensor(float)['rows', {width}]; "
-            f"it has {described}"
+            f"{place}: must have {count} {kind}{'s' * (len(names) > 1)}, {', '.join(names)}: "
+            f"tensor(float)['rows', {width}]; it has {described}"
         )

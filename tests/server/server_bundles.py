@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shardwright.v1 import problem_pb2, sharding_plan_service_pb2
 from shardwright_costmodel.bundle import (
+    ALL_REDUCE,
     BACKWARD_COMM,
     COMPUTE_ENCODER,
     COMPUTE_HEAD,
@@ -19,22 +20,28 @@ from shardwright_costmodel.bundle import (
     Manifest,
     sha256,
 )
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS
 from shardwright_costmodel.registry import Registry
 
 ENCODING_SIZE = 4
 
 
-def linear_graph(name: str, weights: np.ndarray) -> bytes:
-    """An ONNX graph that multiplies rows by `weights [in, out]`."""
-    source, target = GRAPH_PORTS[name]
-    rows_in, rows_out = weights.shape
+def linear_graph(name: str, *weights: np.ndarray) -> bytes:
+    """An ONNX graph that multiplies rows by `weights [in, out]`, those of each output."""
+    source, targets = GRAPH_PORTS[name]
+    rows_in, rows_out = weights[0].shape
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [source, "weights"], [target])],
+        [helper.make_node("MatMul", [source, f"to_{target}"], [target]) for target in targets],
         name.removesuffix(".onnx"),
         [helper.make_tensor_value_info(source, TensorProto.FLOAT, ["rows", rows_in])],
-        [helper.make_tensor_value_info(target, TensorProto.FLOAT, ["rows", rows_out])],
-        [numpy_helper.from_array(weights.astype(np.float32), "weights")],
+        [
+            helper.make_tensor_value_info(target, TensorProto.FLOAT, ["rows", rows_out])
+            for target in targets
+        ],
+        [
+            numpy_helper.from_array(matrix.astype(np.float32), f"to_{target}")
+            for target, matrix in zip(targets, weights, strict=True)
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
@@ -50,11 +57,17 @@ def make_bundle(hardware: str, version: str, day: int = 1) -> Bundle:
     comm = np.zeros((len(COMM_COLUMNS), 1))
     comm[COMM_COLUMNS.index("device_dim")] = 1e-3
     comm[COMM_COLUMNS.index("max_dim")] = 1e-3
+    floor = np.zeros((len(COMM_COLUMNS), 1))
+    floor[COMM_COLUMNS.index("mean_dim")] = 1e-3
+    head = np.ones((ENCODING_SIZE, 2))
+    all_reduce = np.zeros((len(ALL_REDUCE_COLUMNS), 1))
+    all_reduce[ALL_REDUCE_COLUMNS.index("num_bytes")] = 1e-6
     graphs = {
         COMPUTE_ENCODER: linear_graph(COMPUTE_ENCODER, encoder),
-        COMPUTE_HEAD: linear_graph(COMPUTE_HEAD, np.ones((ENCODING_SIZE, 2))),
-        FORWARD_COMM: linear_graph(FORWARD_COMM, comm),
-        BACKWARD_COMM: linear_graph(BACKWARD_COMM, 2 * comm),
+        COMPUTE_HEAD: linear_graph(COMPUTE_HEAD, head, head),
+        FORWARD_COMM: linear_graph(FORWARD_COMM, comm, floor),
+        BACKWARD_COMM: linear_graph(BACKWARD_COMM, 2 * comm, 2 * floor),
+        ALL_REDUCE: linear_graph(ALL_REDUCE, all_reduce),
     }
     manifest = Manifest(
         name="linear",
@@ -65,6 +78,7 @@ def make_bundle(hardware: str, version: str, day: int = 1) -> Bundle:
         encoding_size=ENCODING_SIZE,
         num_compute_measurements=10,
         num_comm_measurements=20,
+        num_all_reduce_measurements=5,
         accuracy=(
             Accuracy(quantity="compute", mape_percent=1.5, kendall_tau=0.9, num_measurements=5),
         ),

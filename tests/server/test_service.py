@@ -151,7 +151,7 @@ def test_reflection_describes_the_service(server: RunningServer) -> None:
     ]
     services = {f"{f.package}.{s.name}": s for f in files for s in f.service}
     assert {m.name for m in services[SERVICE_NAME].method} == {
-        *("GetShardingPlan", "EvaluateShardingPlan", "ListCostModels")
+        *("GetShardingPlan", "StreamShardingPlan", "EvaluateShardingPlan", "ListCostModels")
     }
 
 

@@ -1,7 +1,8 @@
-"""Times the all-to-all of pooled embeddings among the processes of a torchrun job.
+"""Times collectives among the processes of a torchrun job.
 
-The transfers are those of TorchRec's pooled embeddings: device d holds `dims[d]` columns of the
+All-to-alls are those of TorchRec's pooled embeddings: device d holds `dims[d]` columns of the
 whole batch and sends each device its part of the batch; the backward pass sends gradients back.
+All-reduces are those of the dense gradients of data-parallel tables.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from shardwright_benchmark_worker.measure.device import (
     open_device,
     spin_ms,
 )
-from shardwright_benchmark_worker.rows import comm_row
-from shardwright_benchmark_worker.sampling import CommSample
+from shardwright_benchmark_worker.rows import Quantiles, all_reduce_row, comm_row
+from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample
 
 _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
 
 class CommBench:
-    """One rank of a job that measures all-to-alls; every rank calls the same methods in order.
+    """One rank of a job that measures collectives; every rank calls the same methods in order.
 
     Attributes:
         rank: Of this process.
@@ -75,6 +76,38 @@ class CommBench:
                 dist.all_gather(everyone, times)
             by_rank = torch.stack(everyone).cpu().numpy()
             yield comm_row(sample, by_rank[:, 0], by_rank[:, 1], self._repetitions)
+
+    def all_reduce_rows(
+        self, draw: Callable[[int], AllReduceSample], indices: range
+    ) -> Iterator[dict[str, Any]]:
+        """Measures the all-reduces of some indices; every rank yields the same dataset rows.
+
+        The time of the rank with the largest median is that of the collective.
+        """
+        for index in indices:
+            sample = draw(index)
+            quantiles = Quantiles.of(self._all_reduce_ms(sample))
+            mine = torch.tensor(
+                [quantiles.median, quantiles.p10, quantiles.p90],
+                dtype=torch.float64,
+                device=self._device.torch_device,
+            )
+            everyone = [torch.empty_like(mine) for _ in range(self.world_size)]
+            with _collective(self._timeout_s):
+                dist.all_gather(everyone, mine)
+            slowest = max(values.tolist() for values in everyone)
+            yield all_reduce_row(sample, Quantiles(*slowest), self._repetitions)
+
+    def _all_reduce_ms(self, sample: AllReduceSample) -> list[float]:
+        """Times of this rank."""
+        gradients = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
+        times_ms = []
+        for _ in range(self._warmup + self._repetitions):
+            with _collective(self._timeout_s):
+                dist.barrier()
+                _, time_ms = self._device.timed_ms(partial(dist.all_reduce, gradients))
+            times_ms.append(time_ms)
+        return times_ms[self._warmup :]
 
     def _measure(self, sample: CommSample) -> tuple[float, float]:
         """Median forward and backward time of this rank, ms."""
@@ -137,7 +170,7 @@ def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> I
             f"(not set: {', '.join(missing)})"
         )
     if int(os.environ["WORLD_SIZE"]) < 2:
-        raise LaunchError("an all-to-all needs at least two processes; raise --nproc-per-node")
+        raise LaunchError("a collective needs at least two processes; raise --nproc-per-node")
     device = open_device(device_name, int(os.environ["LOCAL_RANK"]))
     with _collective(timeout_s):
         dist.init_process_group(

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+from shardwright_benchmark_worker.roofline.all_reduce import all_reduce_ms
 from shardwright_benchmark_worker.roofline.comm import comm_times
 from shardwright_benchmark_worker.roofline.compute import compute_times
 from shardwright_benchmark_worker.roofline.profile import GpuProfile
-from shardwright_benchmark_worker.rows import Quantiles, comm_row, compute_row
-from shardwright_benchmark_worker.sampling import CommSample, ComputeSample
+from shardwright_benchmark_worker.rows import Quantiles, all_reduce_row, comm_row, compute_row
+from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample, ComputeSample
 
 _CHUNK = 256
 """Operators predicted at once: large enough that numpy's overhead does not count."""
@@ -38,6 +39,15 @@ def comm_rows(
         sample = draw(index)
         times = comm_times(profile, sample)
         yield comm_row(sample, times.forward_ms, times.backward_ms, 1)
+
+
+def all_reduce_rows(
+    profile: GpuProfile, draw: Callable[[int], AllReduceSample], indices: range
+) -> Iterator[dict[str, Any]]:
+    """Predicts the all-reduces of some indices."""
+    for index in indices:
+        sample = draw(index)
+        yield all_reduce_row(sample, Quantiles.exact(all_reduce_ms(profile, sample)), 1)
 
 
 def fingerprint(profile: GpuProfile) -> dict[str, str]:

@@ -47,7 +47,7 @@ class CommSample:
 def draw_comm_sample(limits: CommLimits, seed: int, index: int) -> CommSample:
     """Draws sample `index` of the sequence of `seed`; no other sample has an influence."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, index)))
-    world_size, devices_per_host = _draw_shape(rng, limits)
+    world_size, devices_per_host = draw_shape(rng, limits)
     batch_size = draw_batch_size(rng, limits.min_batch_size, limits.max_batch_size)
     batch_size = math.ceil(batch_size / world_size) * world_size
     dims = _draw_dims(rng, world_size, limits.max_device_dim)
@@ -60,7 +60,7 @@ def draw_comm_sample(limits: CommLimits, seed: int, index: int) -> CommSample:
     )
 
 
-def _draw_shape(rng: np.random.Generator, limits: CommLimits) -> tuple[int, int]:
+def draw_shape(rng: np.random.Generator, limits: CommLimits) -> tuple[int, int]:
     """World size and devices per host; powers of two in most draws, as clusters are."""
     host_size = int(rng.choice(_HOST_SIZES, p=(0.1, 0.1, 0.2, 0.6)))
     odd_host_size = int(rng.integers(1, 9))

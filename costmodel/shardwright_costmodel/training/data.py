@@ -13,13 +13,20 @@ from shardwright_costmodel.dataset import Kind, Part, PartMetadata, list_parts, 
 from shardwright_costmodel.errors import DatasetError
 from shardwright_costmodel.training.measurements import (
     Measurements,
+    all_reduce_measurements,
     comm_measurements,
     compute_measurements,
 )
 
 MIN_COMPUTE_ROWS = 40
 MIN_COMM_ROWS = 20
-"""Collectives of two devices or more; each gives one value per device and direction."""
+"""All-to-alls of two devices or more; each gives one value per device and direction."""
+MIN_ALL_REDUCE_ROWS = 20
+"""All-reduces of two devices or more."""
+
+
+_COMMANDS = {Kind.COMPUTE: "compute", Kind.COMM: "comm", Kind.ALL_REDUCE: "comm"}
+"""Of the benchmark worker, by what it measures."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class TrainingData:
         hardware: Hardware profile of every part.
         source: Whether the numbers were measured or modelled.
         compute: Fused operators.
-        comm: Collectives of two devices or more; forward times are transfers without waiting.
+        comm: All-to-alls of two devices or more; forward times are transfers without waiting.
+        all_reduce: All-reduces of two devices or more.
         software: Versions that measured, by package.
     """
 
@@ -38,6 +46,7 @@ class TrainingData:
     source: CostModelSource
     compute: Measurements
     comm: Measurements
+    all_reduce: Measurements
     software: dict[str, str]
 
 
@@ -53,10 +62,18 @@ def load(root_url: str) -> TrainingData:
         root_url, Kind.COMPUTE, MIN_COMPUTE_ROWS, compute_measurements, provenance
     )
     comm = _concatenate(root_url, Kind.COMM, MIN_COMM_ROWS, comm_measurements, provenance)
+    all_reduce = _concatenate(
+        root_url, Kind.ALL_REDUCE, MIN_ALL_REDUCE_ROWS, all_reduce_measurements, provenance
+    )
     first = provenance.first
     assert first is not None, "parts were read"
     return TrainingData(
-        first.hardware, CostModelSource(first.source), compute, comm, dict(first.software)
+        hardware=first.hardware,
+        source=CostModelSource(first.source),
+        compute=compute,
+        comm=comm,
+        all_reduce=all_reduce,
+        software=dict(first.software),
     )
 
 
@@ -69,7 +86,7 @@ def _require_parts(root_url: str) -> None:
         if not parts:
             raise DatasetError(
                 f"{root_url}/{kind.value}: holds no *.parquet part; measure some with "
-                f"'shardwright-worker {kind.value}', or write your own (costmodel/README.md)"
+                f"'shardwright-worker {_COMMANDS[kind]}', or write your own (costmodel/README.md)"
             )
 
 

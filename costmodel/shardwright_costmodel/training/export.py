@@ -13,6 +13,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from shardwright_costmodel.bundle import (
+    ALL_REDUCE,
     BACKWARD_COMM,
     COMPUTE_ENCODER,
     COMPUTE_HEAD,
@@ -20,8 +21,13 @@ from shardwright_costmodel.bundle import (
     GRAPH_PORTS,
 )
 from shardwright_costmodel.errors import ExportError
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS, FloatArray
-from shardwright_costmodel.training.models import CommModel, ComputeHead, ShardEncoder
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS, FloatArray
+from shardwright_costmodel.training.models import (
+    AllReduceModel,
+    CommModel,
+    ComputeHead,
+    ShardEncoder,
+)
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
 OPSET = 18
@@ -34,10 +40,12 @@ def export_graphs(
     head: ComputeHead,
     forward_comm: CommModel,
     backward_comm: CommModel,
+    all_reduce: AllReduceModel,
     shards: FloatArray,
     devices: FloatArray,
+    jobs: FloatArray,
 ) -> dict[str, bytes]:
-    """Exports the four graphs and compares each with its model.
+    """Exports the five graphs and compares each with its model.
 
     They are compared on held-out rows and on random rows far outside of any training data.
 
@@ -46,8 +54,10 @@ def export_graphs(
         head: Head over sums of encodings.
         forward_comm: Forward communication.
         backward_comm: Backward communication.
+        all_reduce: All-reduces.
         shards: `[n, len(SHARD_COLUMNS)] float32`, held out.
         devices: `[m, len(COMM_COLUMNS)] float32`, held out.
+        jobs: `[k, len(ALL_REDUCE_COLUMNS)] float32`, held out.
 
     Returns:
         Serialised ONNX by graph name.
@@ -58,13 +68,15 @@ def export_graphs(
     generator = np.random.default_rng(0)
     shards = np.concatenate([shards, extreme_shards(generator, _EXTREME_ROWS)])
     devices = np.concatenate([devices, extreme_devices(generator, _EXTREME_ROWS)])
-    encodings = _predict(encoder, shards)
+    jobs = np.concatenate([jobs, extreme_jobs(generator, _EXTREME_ROWS)])
+    (encodings,) = _predict(encoder, shards)
     sums = encodings[: len(encodings) // 4 * 4].reshape(-1, 4, encodings.shape[1]).sum(axis=1)
     samples: dict[str, tuple[nn.Module, FloatArray]] = {
         COMPUTE_ENCODER: (encoder, shards),
         COMPUTE_HEAD: (head, np.concatenate([encodings, sums, np.zeros_like(sums[:1])])),
         FORWARD_COMM: (forward_comm, devices),
         BACKWARD_COMM: (backward_comm, devices),
+        ALL_REDUCE: (all_reduce, jobs),
     }
     graphs = {}
     for name, (module, rows) in samples.items():
@@ -100,8 +112,16 @@ def extreme_devices(generator: np.random.Generator, count: int) -> FloatArray:
     return rows
 
 
+def extreme_jobs(generator: np.random.Generator, count: int) -> FloatArray:
+    """Random all-reduces over the whole domain, `[count, len(ALL_REDUCE_COLUMNS)] float32`."""
+    rows = np.zeros((count, len(ALL_REDUCE_COLUMNS)), dtype=np.float32)
+    rows[:, :2] = extreme_devices(generator, count)[:, :2]
+    rows[:, 2] = np.exp(generator.uniform(0, np.log(1e13), count))
+    return rows
+
+
 def _export(name: str, module: nn.Module, sample: FloatArray) -> bytes:
-    input_name, output_name = GRAPH_PORTS[name]
+    input_name, output_names = GRAPH_PORTS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -109,7 +129,7 @@ def _export(name: str, module: nn.Module, sample: FloatArray) -> bytes:
             module.eval(),
             (torch.from_numpy(sample),),
             input_names=[input_name],
-            output_names=[output_name],
+            output_names=list(output_names),
             dynamic_shapes=({0: torch.export.Dim("rows")},),
             opset_version=OPSET,
             dynamo=True,
@@ -133,26 +153,27 @@ def _without_traces(model: ModelProto) -> bytes:
     return content
 
 
-def _predict(module: nn.Module, rows: FloatArray) -> FloatArray:
+def _predict(module: nn.Module, rows: FloatArray) -> list[FloatArray]:
+    """Every output of a model."""
     with torch.no_grad():
-        prediction: Tensor = module(torch.from_numpy(rows))
-    result: FloatArray = prediction.numpy()
-    return result
+        outputs: Tensor | tuple[Tensor, ...] = module(torch.from_numpy(rows))
+    return [o.numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
 def _compare(name: str, graph: bytes, module: nn.Module, rows: FloatArray) -> None:
-    expected = _predict(module, rows)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    input_name, output_name = GRAPH_PORTS[name]
-    (found,) = session.run([output_name], {input_name: rows})
-    if not np.isfinite(found).all():
-        raise ExportError(f"{name}: the exported graph predicts infinity or NaN")
-    zeros = expected == 0
-    difference = np.abs(found - expected) / np.where(zeros, 1.0, np.abs(expected))
-    worst = float(difference.max())
-    if worst > MAX_RELATIVE_DIFFERENCE:
-        row = int(np.argmax(difference.max(axis=1)))
-        raise ExportError(
-            f"{name}: the exported graph differs from its torch model by {worst:.2g} of the value "
-            f"(at most {MAX_RELATIVE_DIFFERENCE:g} is accepted), for input {rows[row].tolist()}"
-        )
+    input_name, output_names = GRAPH_PORTS[name]
+    outputs = session.run(list(output_names), {input_name: rows})
+    for output, found, expected in zip(output_names, outputs, _predict(module, rows), strict=True):
+        if not np.isfinite(found).all():
+            raise ExportError(f"{name}: {output} of the exported graph is infinity or NaN")
+        zeros = expected == 0
+        difference = np.abs(found - expected) / np.where(zeros, 1.0, np.abs(expected))
+        worst = float(difference.max())
+        if worst > MAX_RELATIVE_DIFFERENCE:
+            row = int(np.argmax(difference.max(axis=1)))
+            raise ExportError(
+                f"{name}: {output} of the exported graph differs from its torch model by "
+                f"{worst:.2g} of the value (at most {MAX_RELATIVE_DIFFERENCE:g} is accepted), for "
+                f"input {rows[row].tolist()}"
+            )

@@ -18,6 +18,10 @@ _HUBER_DELTA = 0.02
 """Below 2 % the loss is quadratic, above it is the absolute relative error that MAPE reports."""
 
 
+_SLACK_WEIGHT = 0.02
+"""Weight of the mean logarithm of prediction over floor: decides among equally accurate models."""
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """How to train.
@@ -116,9 +120,11 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
-    ratio = objective.log_ratio(batch)
-    zero = torch.zeros_like(ratio)
-    loss = torch.nn.functional.huber_loss(ratio, zero, delta=_HUBER_DELTA) / _HUBER_DELTA
+    errors = objective.errors(batch)
+    zero = torch.zeros_like(errors.log_ratio)
+    loss = torch.nn.functional.huber_loss(errors.log_ratio, zero, delta=_HUBER_DELTA) / _HUBER_DELTA
+    if errors.log_slack is not None:
+        loss = loss + _SLACK_WEIGHT * errors.log_slack.mean()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(objective.module.parameters(), 5.0)
     optimizer.step()
@@ -127,6 +133,6 @@ def _step(
 @torch.no_grad()
 def _mape_percent(objective: Objective, groups: Tensor) -> float:
     errors = [
-        torch.expm1(objective.log_ratio(part)).abs().ravel() for part in torch.split(groups, 4096)
+        torch.expm1(objective.errors(part).log_ratio).abs().ravel() for part in torch.split(groups, 4096)
     ]
     return 100.0 * float(torch.cat(errors).mean())

@@ -15,6 +15,7 @@ from shardwright.domain import REUSE_BINS, Optimizer, WeightDtype
 from shardwright_costmodel.dataset import Part
 from shardwright_costmodel.errors import DatasetError
 from shardwright_costmodel.features import (
+    ALL_REDUCE_COLUMNS,
     COMM_COLUMNS,
     FloatArray,
     comm_features,
@@ -33,12 +34,14 @@ Array = npt.NDArray[Any]
 class Measurements:
     """Groups of feature rows with their times: `r` groups, `n` rows in all.
 
-    A group is a fused operator and its rows are tables, or a collective and its rows are devices.
+    A group is a fused operator and its rows are tables, an all-to-all and its rows are devices, or
+    an all-reduce, one row.
 
     Attributes:
         features: `[n, columns] float32`, raw.
         counts: `[r] int64`, rows of each group, in order.
-        times_ms: Forward and backward: `[r, 2] float32` of operators, `[n, 2]` of devices.
+        times_ms: Forward and backward: `[r, 2] float32` of operators, `[n, 2]` of devices; `[r, 1]`
+            of all-reduces.
     """
 
     features: FloatArray
@@ -155,6 +158,22 @@ def _device_features(dims: Array, world: IntArray, per_host: IntArray, batch: Ar
         features[devices] = comm_features(dims[devices], int(hosted), 1)
     features[:, COMM_COLUMNS.index("global_batch_size")] = np.repeat(batch, world)
     return features
+
+
+def all_reduce_measurements(part: Part) -> Measurements:
+    """Converts all-reduces of two devices or more; others are left out, they move nothing.
+
+    Raises:
+        DatasetError: Naming the first bad column and row.
+    """
+    rows = _Rows(part.url, part.table.to_struct_array().combine_chunks())
+    columns = [rows.positive(column) for column in ALL_REDUCE_COLUMNS]
+    world, per_host = columns[:2]
+    rows.require(world % per_host == 0, "devices_per_host", "must divide world_size", per_host)
+    moves = world > 1
+    features = np.stack(columns, axis=1)[moves].astype(np.float32)
+    times_ms = rows.positive("time_ms")[moves, None].astype(np.float32)
+    return Measurements(features, np.ones(len(features), dtype=np.int64), times_ms)
 
 
 class _Rows:

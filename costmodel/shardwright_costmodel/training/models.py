@@ -5,10 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS
 from shardwright_costmodel.training.transforms import (
-    comm_amounts,
+    all_reduce_amounts,
+    all_reduce_inputs,
+    comm_excess,
     comm_inputs,
+    comm_mean_bytes,
+    comm_peers,
+    job_inputs,
     shard_amounts,
     shard_inputs,
 )
@@ -21,6 +26,11 @@ _LOG_STEP = 5.0
 """Coefficients span many orders of magnitude: an optimizer's step moves them this much faster."""
 _LOG_SPREAD = 3.0
 """Roughly the standard deviation of logarithms of encodings, which come without normalisation."""
+_NORMS, _NORM_SIZE = 4, 3
+"""Norms that make up the joint part of each output, and linear functions in each."""
+_BYTES_SCALE = 1e-8
+_FLOOR_MARGIN = 1.0 - 1e-5
+"""Keeps a floor below its prediction whatever rounding in float32 does to the two."""
 _TRUSTED = 4.0
 """Networks see inputs up to this many standard deviations; beyond, only the power laws go on."""
 
@@ -104,56 +114,120 @@ class ShardEncoder(nn.Module):
 class ComputeHead(nn.Module):
     """Forward and backward milliseconds of a device, from the sum of its shards' encodings.
 
-    A non-negative linear function of the sum, times a network's bounded correction: additive at
-    heart, and sane outside of the training data.
+    milliseconds = additive + sqrt(joint^2 + extra^2)        floor = additive + joint
+
+    `additive` is an affine function of the sum with positive coefficients, `joint` a sum of norms
+    of such functions without constants (work on resources that overlap), both convex and
+    nondecreasing in every channel. `extra` is a network's, and at least 0: so the floor is convex,
+    nondecreasing, and never above the milliseconds.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear = PositiveLinear(ENCODING_SIZE, 2)
-        self.correction = _mlp(ENCODING_SIZE, 32, 32, 2)
-        first = self.correction[0]
+        self.additive = PositiveLinear(ENCODING_SIZE, 2)
+        self.joint = PositiveNorms(ENCODING_SIZE, 2)
+        self.extra = _mlp(ENCODING_SIZE, 32, 32, 2)
+        first = self.extra[0]
         assert isinstance(first, nn.Linear)
         with torch.no_grad():
             first.weight.div_(_LOG_SPREAD)
 
-    def log_ms(self, encodings: Tensor) -> Tensor:
-        """Logarithm of the milliseconds, `[m, 2]`, of encodings `[m, ENCODING_SIZE]`."""
-        correction = self.correction(torch.log(encodings + _TINY))
-        return torch.log(self.linear(encodings)) + _bounded(correction)
+    @torch.no_grad()
+    def scale(self, log_factor: Tensor) -> None:
+        """Multiplies the outputs, `[2]`, by exp of a factor."""
+        self.additive.scale(log_factor)
+        self.joint.scale(log_factor)
+        self.extra[-1].bias.add_(log_factor)  # type: ignore[operator]
 
-    def forward(self, encodings: Tensor) -> Tensor:
-        """Milliseconds, `[m, 2]`; exactly 0 for a row of zeros, which is no shard."""
-        ms = torch.exp(self.log_ms(encodings).clamp(-_MAX_LOG, _MAX_LOG))
+    def parts(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
+        """Milliseconds and their floor, `[m, 2]` each, of encodings `[m, ENCODING_SIZE]`."""
+        additive, joint = self.additive(encodings), self.joint(encodings)
+        extra = torch.exp(self.extra(torch.log(encodings + _TINY)).clamp(-_MAX_LOG, _MAX_LOG))
+        return additive + torch.sqrt(joint * joint + extra * extra), additive + joint
+
+    def forward(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
+        """Milliseconds, exactly 0 for a row of zeros, which is no shard; and their floor, that of
+        a device which holds something even there. `[m, 2]` each."""
+        ms, floor_ms = self.parts(encodings)
         # 1 as soon as there is any work, and much faster in ONNX Runtime than a condition
-        any_work = (self.linear.proportional(encodings) * 1e30).clamp(max=1.0)
-        return ms * any_work
+        any_work = (self.additive.proportional(encodings) * 1e30).clamp(max=1.0)
+        return ms * any_work, floor_ms * _FLOOR_MARGIN
 
 
 class CommModel(nn.Module):
     """Milliseconds of a device in an all-to-all in one direction.
 
-    It sees the device's own dims and statistics of the others that do not change when those are
-    permuted, so it is equivariant in the devices and holds for any world size.
+    milliseconds = floor + unevenness        floor = alpha(job) + beta(job) x batch x mean dim
+
+    The floor is that of equal devices and depends on the job's shape, batch and mean alone. The
+    rest is a positive function of what the busiest device, host and the device itself have above
+    the mean. None of this changes when other devices are permuted, so the model is equivariant in
+    the devices and holds for any world size.
     """
 
     def __init__(self) -> None:
         super().__init__()
         probe = torch.ones(1, len(COMM_COLUMNS))
-        width = comm_inputs(probe).shape[1]
-        self.normalizer = Normalizer(width)
-        self.linear = PositiveLinear(comm_amounts(probe).shape[1], 1)
+        width, job_width = comm_inputs(probe).shape[1], job_inputs(probe).shape[1]
+        self.normalizer, self.job_normalizer = Normalizer(width), Normalizer(job_width)
+        self.latency = PositiveLinear(2, 1)
+        self.bandwidth = PositiveLinear(2, 1)
+        self.job = _mlp(job_width, 32, 32, 2)
+        self.unevenness = PositiveLinear(comm_excess(probe).shape[1] + 1, 1)
         self.correction = _mlp(width, 64, 64, 1)
 
-    def log_ms(self, amounts: Tensor, inputs: Tensor) -> Tensor:
-        """Logarithm of the milliseconds, `[n, 1]`, of `comm_amounts` and `comm_inputs`."""
-        correction = self.correction(self.normalizer(inputs).clamp(-_TRUSTED, _TRUSTED))
-        return torch.log(self.linear(amounts * 1e-8)) + _bounded(correction)
+    @torch.no_grad()
+    def scale(self, log_factor: Tensor) -> None:
+        """Multiplies the output, `[1]`, by exp of a factor."""
+        self.latency.scale(log_factor)
+        self.bandwidth.scale(log_factor)
+        self.unevenness.scale(log_factor)
 
-    def forward(self, devices: Tensor) -> Tensor:
-        """Milliseconds, `[n, 1]`, of raw devices; exactly 0 where the world size is 1."""
-        ms = torch.exp(self.log_ms(comm_amounts(devices), comm_inputs(devices)).clamp(max=_MAX_LOG))
-        return torch.where(devices[:, 0:1] > 1.0, ms, torch.zeros_like(ms))
+    def fit(self, devices: Tensor) -> None:
+        """Takes statistics of raw devices, `[n, len(COMM_COLUMNS)]`."""
+        self.normalizer.fit(comm_inputs(devices))
+        self.job_normalizer.fit(job_inputs(devices))
+
+    def parts(self, devices: Tensor) -> tuple[Tensor, Tensor]:
+        """Milliseconds and their floor, `[n, 1]` each, of raw devices of two or more."""
+        job = self.job(self.job_normalizer(job_inputs(devices)).clamp(-_TRUSTED, _TRUSTED))
+        job = torch.exp(_bounded(job))
+        mean_bytes = comm_mean_bytes(devices) * _BYTES_SCALE
+        floor_ms = (
+            self.latency(comm_peers(devices)) * job[:, 0:1]
+            + self.bandwidth.proportional(mean_bytes) * job[:, 1:2]
+        )
+        inputs = self.normalizer(comm_inputs(devices)).clamp(-_TRUSTED, _TRUSTED)
+        excess = torch.cat([floor_ms, comm_excess(devices) * _BYTES_SCALE], dim=1)
+        uneven_ms = self.unevenness.proportional(excess)
+        return floor_ms + uneven_ms * torch.exp(_bounded(self.correction(inputs))), floor_ms
+
+    def forward(self, devices: Tensor) -> tuple[Tensor, Tensor]:
+        """Milliseconds and their floor, `[n, 1]` each; exactly 0 where the world size is 1."""
+        ms, floor_ms = self.parts(devices)
+        several = (devices[:, 0:1] - 1.0).clamp(0.0, 1.0)
+        return ms * several, floor_ms * several * _FLOOR_MARGIN
+
+
+class AllReduceModel(nn.Module):
+    """Milliseconds of an all-reduce: bytes by link class and messages, times a correction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        probe = torch.ones(1, len(ALL_REDUCE_COLUMNS))
+        width = all_reduce_inputs(probe).shape[1]
+        self.normalizer = Normalizer(width)
+        self.linear = PositiveLinear(all_reduce_amounts(probe).shape[1], 1)
+        self.correction = _mlp(width, 32, 32, 1)
+
+    def ms(self, jobs: Tensor) -> Tensor:
+        """Milliseconds, `[n, 1]`, of raw jobs of two devices or more."""
+        inputs = self.normalizer(all_reduce_inputs(jobs)).clamp(-_TRUSTED, _TRUSTED)
+        return self.linear(all_reduce_amounts(jobs)) * torch.exp(_bounded(self.correction(inputs)))
+
+    def forward(self, jobs: Tensor) -> Tensor:
+        """Milliseconds, `[n, 1]`; exactly 0 where the world size is 1."""
+        return self.ms(jobs) * (jobs[:, 0:1] - 1.0).clamp(0.0, 1.0)
 
 
 class PositiveLinear(nn.Module):
@@ -177,6 +251,36 @@ class PositiveLinear(nn.Module):
     def proportional(self, inputs: Tensor) -> Tensor:
         """The same without its constant term."""
         return inputs @ torch.exp(_LOG_STEP * self.weight)
+
+
+class PositiveNorms(nn.Module):
+    """Sums of norms of linear functions with positive coefficients: convex and nondecreasing where
+    the inputs are not negative, and of degree 1, so good at any scale."""
+
+    groups: Tensor
+    outputs: Tensor
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        norms = fan_out * _NORMS
+        self.weight = nn.Parameter(
+            torch.full((fan_in, norms * _NORM_SIZE), -5.0 / _LOG_STEP)
+            + torch.randn(fan_in, norms * _NORM_SIZE) / _LOG_STEP
+        )
+        members = torch.eye(norms).repeat_interleave(_NORM_SIZE, dim=0)
+        self.register_buffer("groups", members)
+        self.register_buffer("outputs", torch.eye(fan_out).repeat_interleave(_NORMS, dim=0))
+
+    @torch.no_grad()
+    def scale(self, log_factor: Tensor) -> None:
+        """Multiplies the outputs, `[fan_out]`, by exp of a factor."""
+        self.weight.add_(log_factor.repeat_interleave(_NORMS * _NORM_SIZE) / _LOG_STEP)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`[n, fan_in]` to `[n, fan_out]`."""
+        linear = inputs @ torch.exp(_LOG_STEP * self.weight)
+        norms = torch.sqrt((linear * linear) @ self.groups + _TINY * _TINY)
+        return norms @ self.outputs
 
 
 def _bounded(correction: Tensor) -> Tensor:

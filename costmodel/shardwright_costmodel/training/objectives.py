@@ -1,15 +1,37 @@
-"""What the fit minimises: the logarithm of prediction over measurement, for groups of a dataset."""
+"""What the fit minimises: the logarithm of prediction over measurement, for groups of a dataset.
+
+Also how far a floor lies below its prediction: the closer, the better the bounds it gives.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from shardwright_costmodel.training.measurements import Measurements
-from shardwright_costmodel.training.models import CommModel, ComputeHead, ShardEncoder
-from shardwright_costmodel.training.transforms import comm_amounts, comm_inputs, shard_inputs
+from shardwright_costmodel.training.models import (
+    AllReduceModel,
+    CommModel,
+    ComputeHead,
+    ShardEncoder,
+)
+from shardwright_costmodel.training.transforms import all_reduce_inputs, shard_inputs
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of `v` predicted values.
+
+    Attributes:
+        log_ratio: `[v, 1 or 2]`, log(prediction / measurement).
+        log_slack: The same shape, log(prediction / floor); None when there is no floor.
+    """
+
+    log_ratio: Tensor
+    log_slack: Tensor | None
 
 
 class Objective(Protocol):
@@ -19,8 +41,8 @@ class Objective(Protocol):
     def module(self) -> nn.Module:
         """What is fitted."""
 
-    def log_ratio(self, groups: Tensor) -> Tensor:
-        """log(prediction / measurement) of the values of some groups, `[k] int64`."""
+    def errors(self, groups: Tensor) -> Errors:
+        """Errors of the values of some groups, `[k] int64`."""
 
 
 class ComputeObjective:
@@ -43,15 +65,17 @@ class ComputeObjective:
         self._log_ms = torch.log(torch.from_numpy(data.times_ms))
         encoder.initialize(self._inputs[self._groups.items(training)[0]])
         with torch.no_grad():
-            head.linear.scale(-self.log_ratio(training[:4096]).mean(dim=0))
+            head.scale(-self.errors(training[:4096]).log_ratio.mean(dim=0))
 
-    def log_ratio(self, groups: Tensor) -> Tensor:
+    def errors(self, groups: Tensor) -> Errors:
         """`[k, 2]`: forward and backward."""
         items, group_of = self._groups.items(groups)
         encodings = self._encoder.encode(self._inputs[items])
         sums = encodings.new_zeros(len(groups), encodings.shape[1])
         sums = sums.index_add(0, group_of, encodings)
-        return self._head.log_ms(sums) - self._log_ms[groups]
+        ms, floor_ms = self._head.parts(sums)
+        log_ms = torch.log(ms)
+        return Errors(log_ms - self._log_ms[groups], log_ms - torch.log(floor_ms))
 
 
 class CommObjective:
@@ -69,19 +93,42 @@ class CommObjective:
     ) -> None:
         self.module: nn.Module = model
         self._model = model
-        devices = torch.from_numpy(data.features)
-        self._amounts, self._inputs = comm_amounts(devices), comm_inputs(devices)
+        self._devices = torch.from_numpy(data.features)
         self._groups = _Ragged(torch.from_numpy(data.counts))
         self._log_ms = torch.log(torch.from_numpy(data.times_ms)[:, direction : direction + 1])
-        model.normalizer.fit(self._inputs[self._groups.items(training)[0]])
+        model.fit(self._devices[self._groups.items(training)[0]])
         with torch.no_grad():
-            model.linear.scale(-self.log_ratio(training[:4096]).mean(dim=0))
+            model.scale(-self.errors(training[:4096]).log_ratio.mean(dim=0))
 
-    def log_ratio(self, groups: Tensor) -> Tensor:
+    def errors(self, groups: Tensor) -> Errors:
         """`[devices of the groups, 1]`."""
         items, _ = self._groups.items(groups)
-        predicted: Tensor = self._model.log_ms(self._amounts[items], self._inputs[items])
-        return predicted - self._log_ms[items]
+        ms, floor_ms = self._model.parts(self._devices[items])
+        log_ms = torch.log(ms)
+        return Errors(log_ms - self._log_ms[items], log_ms - torch.log(floor_ms))
+
+
+class AllReduceObjective:
+    """The all-reduce model on all-reduces.
+
+    Args:
+        model: The model.
+        data: All-reduces, a group of one row each.
+        training: Groups whose statistics normalise the inputs.
+    """
+
+    def __init__(self, model: AllReduceModel, data: Measurements, training: Tensor) -> None:
+        self.module: nn.Module = model
+        self._model = model
+        self._jobs = torch.from_numpy(data.features)
+        self._log_ms = torch.log(torch.from_numpy(data.times_ms))
+        model.normalizer.fit(all_reduce_inputs(self._jobs[training]))
+        with torch.no_grad():
+            model.linear.scale(-self.errors(training[:4096]).log_ratio.mean(dim=0))
+
+    def errors(self, groups: Tensor) -> Errors:
+        """`[k, 1]`."""
+        return Errors(torch.log(self._model.ms(self._jobs[groups])) - self._log_ms[groups], None)
 
 
 class _Ragged:

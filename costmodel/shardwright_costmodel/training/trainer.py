@@ -14,7 +14,7 @@ import torch
 
 from shardwright.domain import REUSE_BINS
 from shardwright_costmodel.bundle import GRAPH_NAMES, Accuracy, Bundle, Manifest, sha256
-from shardwright_costmodel.features import COMM_COLUMNS, SHARD_COLUMNS
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS, FloatArray
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.data import Split, TrainingData, split_by_combination
 from shardwright_costmodel.training.export import export_graphs
@@ -23,17 +23,39 @@ from shardwright_costmodel.training.measurements import Measurements
 from shardwright_costmodel.training.metrics import kendall_tau, mape_percent
 from shardwright_costmodel.training.models import (
     ENCODING_SIZE,
+    AllReduceModel,
     CommModel,
     ComputeHead,
     ShardEncoder,
 )
-from shardwright_costmodel.training.objectives import CommObjective, ComputeObjective, Objective
+from shardwright_costmodel.training.objectives import (
+    AllReduceObjective,
+    CommObjective,
+    ComputeObjective,
+    Objective,
+)
 
 Report = Callable[[str, float, float], None]
 """Told of progress: what is fitted, progress from 0 to 1, validation error in percent."""
 
-_SHARE_OF_TIME = {"compute": 0.6, "forward_comm": 0.2, "backward_comm": 0.2}
+_SHARE_OF_TIME = {"compute": 0.6, "forward_comm": 0.17, "backward_comm": 0.17, "all_reduce": 0.06}
 _SOFTWARE = ("shardwright-costmodel", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measurements that no fit has seen."""
+
+    compute: Measurements
+    comm: Measurements
+    all_reduce: Measurements
+
+
+@dataclass(frozen=True)
+class _Splits:
+    compute: Split
+    comm: Split
+    all_reduce: Split
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,7 @@ class _Fitted:
     head: ComputeHead
     forward_comm: CommModel
     backward_comm: CommModel
+    all_reduce: AllReduceModel
     results: dict[str, FitResult]
 
 
@@ -71,18 +94,24 @@ def train(
         ExportError: When an exported graph differs from its model.
     """
     torch.set_num_threads(threads)
-    compute_split = split_by_combination(data.compute, settings.seed)
-    comm_split = split_by_combination(data.comm, settings.seed)
-    fitted = _fit_all(data, compute_split, comm_split, settings, report)
-    held_out_compute = data.compute.select(compute_split.held_out)
-    held_out_comm = data.comm.select(comm_split.held_out)
+    splits = _Splits(
+        *(split_by_combination(d, settings.seed) for d in (data.compute, data.comm, data.all_reduce))
+    )
+    fitted = _fit_all(data, splits, settings, report)
+    held_out = HeldOut(
+        compute=data.compute.select(splits.compute.held_out),
+        comm=data.comm.select(splits.comm.held_out),
+        all_reduce=data.all_reduce.select(splits.all_reduce.held_out),
+    )
     graphs = export_graphs(
         fitted.encoder,
         fitted.head,
         fitted.forward_comm,
         fitted.backward_comm,
-        held_out_compute.features,
-        held_out_comm.features,
+        fitted.all_reduce,
+        held_out.compute.features,
+        held_out.comm.features,
+        held_out.all_reduce.features,
     )
     created_at = datetime.now(UTC).replace(microsecond=0)
     if version is None:
@@ -97,35 +126,37 @@ def train(
         encoding_size=ENCODING_SIZE,
         num_compute_measurements=len(data.compute),
         num_comm_measurements=len(data.comm),
+        num_all_reduce_measurements=len(data.all_reduce),
         training_range=_training_range(data),
         training=_describe(settings, threads, fitted.results),
         software=_software(data),
         files={graph: sha256(content) for graph, content in graphs.items()},
     )
     bundle = Bundle(manifest, graphs)
-    accuracy = judge(OnnxCostModel.from_bundle(bundle), held_out_compute, held_out_comm)
-    return replace(bundle, manifest=manifest.model_copy(update={"accuracy": accuracy}))
+    model = OnnxCostModel.from_bundle(bundle)
+    judged = {
+        "accuracy": judge(model, held_out),
+        "mean_floor_ratio": mean_floor_ratio(model, held_out),
+    }
+    return replace(bundle, manifest=manifest.model_copy(update=judged))
 
 
 def _fit_all(
-    data: TrainingData,
-    compute_split: Split,
-    comm_split: Split,
-    settings: FitSettings,
-    report: Report,
+    data: TrainingData, splits: _Splits, settings: FitSettings, report: Report
 ) -> _Fitted:
     torch.manual_seed(settings.seed)
     encoder, head = ShardEncoder(), ComputeHead()
-    forward_comm, backward_comm = CommModel(), CommModel()
-    compute_training = torch.from_numpy(compute_split.training)
-    comm_training = torch.from_numpy(comm_split.training)
+    forward_comm, backward_comm, all_reduce = CommModel(), CommModel(), AllReduceModel()
+    compute, comm = torch.from_numpy(splits.compute.training), torch.from_numpy(splits.comm.training)
+    reduced = torch.from_numpy(splits.all_reduce.training)
     objectives: dict[str, tuple[Objective, Split]] = {
-        "compute": (
-            ComputeObjective(encoder, head, data.compute, compute_training),
-            compute_split,
+        "compute": (ComputeObjective(encoder, head, data.compute, compute), splits.compute),
+        "forward_comm": (CommObjective(forward_comm, data.comm, 0, comm), splits.comm),
+        "backward_comm": (CommObjective(backward_comm, data.comm, 1, comm), splits.comm),
+        "all_reduce": (
+            AllReduceObjective(all_reduce, data.all_reduce, reduced),
+            splits.all_reduce,
         ),
-        "forward_comm": (CommObjective(forward_comm, data.comm, 0, comm_training), comm_split),
-        "backward_comm": (CommObjective(backward_comm, data.comm, 1, comm_training), comm_split),
     }
     results = {}
     for stage, (objective, split) in objectives.items():
@@ -135,27 +166,21 @@ def _fit_all(
             report(stage, progress, error)
 
         results[stage] = fit(objective, split, limited, on_epoch)
-    return _Fitted(encoder, head, forward_comm, backward_comm, results)
+    return _Fitted(encoder, head, forward_comm, backward_comm, all_reduce, results)
 
 
-def judge(model: OnnxCostModel, compute: Measurements, comm: Measurements) -> tuple[Accuracy, ...]:
-    """Compares a cost model, run as a server runs it, with measurements.
-
-    Args:
-        model: The cost model.
-        compute: Fused operators.
-        comm: Collectives.
-    """
-    encodings = model.encode(compute.features)
-    sums = np.add.reduceat(encodings, np.cumsum(compute.counts) - compute.counts)
-    predicted = model.compute_ms(sums)
-    measured = compute.times_ms
+def judge(model: OnnxCostModel, held_out: HeldOut) -> tuple[Accuracy, ...]:
+    """Compares a cost model, run as a server runs it, with measurements."""
+    predicted = model.compute_ms(_device_encodings(model, held_out.compute))
+    measured = held_out.compute.times_ms
+    comm, all_reduce = held_out.comm, held_out.all_reduce
     pairs = {
         "compute_forward": (measured[:, 0], predicted[:, 0]),
         "compute_backward": (measured[:, 1], predicted[:, 1]),
         "compute": (measured.sum(axis=1), predicted.sum(axis=1)),
         "forward_comm": (comm.times_ms[:, 0], model.forward_comm_ms(comm.features)),
         "backward_comm": (comm.times_ms[:, 1], model.backward_comm_ms(comm.features)),
+        "all_reduce": (all_reduce.times_ms[:, 0], model.all_reduce_ms(all_reduce.features)),
     }
     return tuple(
         Accuracy(
@@ -168,12 +193,34 @@ def judge(model: OnnxCostModel, compute: Measurements, comm: Measurements) -> tu
     )
 
 
+def mean_floor_ratio(model: OnnxCostModel, held_out: HeldOut) -> dict[str, float]:
+    """How tight the floors are: the mean of floor over prediction, by quantity."""
+    encodings = _device_encodings(model, held_out.compute)
+    predicted, floor = model.compute_ms(encodings), model.compute_floor_ms(encodings)
+    devices = held_out.comm.features
+    ratios = {
+        "compute_forward": floor[:, 0] / predicted[:, 0],
+        "compute_backward": floor[:, 1] / predicted[:, 1],
+        "compute": floor.sum(axis=1) / predicted.sum(axis=1),
+        "forward_comm": model.forward_comm_floor_ms(devices) / model.forward_comm_ms(devices),
+        "backward_comm": model.backward_comm_floor_ms(devices) / model.backward_comm_ms(devices),
+    }
+    return {quantity: round(float(ratio.mean()), 4) for quantity, ratio in ratios.items()}
+
+
+def _device_encodings(model: OnnxCostModel, operators: Measurements) -> FloatArray:
+    encodings = model.encode(operators.features)
+    starts = np.cumsum(operators.counts) - operators.counts
+    return np.asarray(np.add.reduceat(encodings, starts))
+
+
 def _training_range(data: TrainingData) -> dict[str, tuple[float, float]]:
     """Least and largest value of each column; reuse bins are shares and need no range."""
     ranges = {}
     for kind, columns, features in (
         ("shard", SHARD_COLUMNS[:-REUSE_BINS], data.compute.features),
         ("comm", COMM_COLUMNS, data.comm.features),
+        ("all_reduce", ALL_REDUCE_COLUMNS, data.all_reduce.features),
     ):
         for i, column in enumerate(columns):
             ranges[f"{kind}.{column}"] = (

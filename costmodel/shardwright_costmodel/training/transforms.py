@@ -188,3 +188,93 @@ def comm_inputs(devices: Tensor) -> Tensor:
         ],
         dim=1,
     )
+
+
+def comm_mean_bytes(devices: Tensor) -> Tensor:
+    """Bytes that an average device sends inside its host and outside, `[n, 2] float32`.
+
+    Args:
+        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
+    """
+    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
+    slice_bytes = devices[:, 4:5] * (devices[:, 2:3] / world * _FLOAT_BYTES)
+    return torch.cat(
+        [slice_bytes * (per_host - 1.0), slice_bytes * (world - per_host).clamp(min=0.0)], dim=1
+    )
+
+
+def comm_peers(devices: Tensor) -> Tensor:
+    """Peers of a device inside its host and outside, in hundreds, `[n, 2] float32`."""
+    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
+    return torch.cat([per_host - 1.0, (world - per_host).clamp(min=0.0)], dim=1) * 1e-2
+
+
+def comm_excess(devices: Tensor) -> Tensor:
+    """Bytes that devices and hosts move beyond the average, seen from a device.
+
+    Args:
+        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
+
+    Returns:
+        `[n, 8] float32`, non-negative: sent inside the host by the device and by the busiest;
+        sent outside by those, by an average device of the host and of the busiest host; received
+        inside and outside.
+    """
+    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
+    peers_inside, peers_outside = per_host - 1.0, (world - per_host).clamp(min=0.0)
+    slice_bytes = devices[:, 3:] * (devices[:, 2:3] / world * _FLOAT_BYTES)
+    own, mean, largest, host_mean, largest_host = (slice_bytes[:, i : i + 1] for i in range(5))
+    received = torch.cat(
+        [host_mean * per_host - own - mean * peers_inside, (mean - host_mean) * per_host], dim=1
+    )
+    above = torch.cat([own, largest, host_mean, largest_host], dim=1) - mean
+    return torch.cat([above[:, :2] * peers_inside, above * peers_outside, received], dim=1).clamp(
+        min=0.0
+    )
+
+
+def job_inputs(devices: Tensor) -> Tensor:
+    """The shape of the job alone, `[n, 4] float32`, not normalised.
+
+    Args:
+        devices: `[n, 2 or more] float32`, raw, of the columns world_size, devices_per_host.
+    """
+    world, per_host = (devices[:, i : i + 1].clamp(min=1.0) for i in range(2))
+    return torch.cat(
+        [torch.log(world), torch.log(per_host), per_host / world, 1.0 / per_host], dim=1
+    )
+
+
+def all_reduce_amounts(jobs: Tensor) -> Tensor:
+    """Messages and bytes of an all-reduce by link class.
+
+    Reduced inside each host, then among the hosts, then spread inside again; n devices in a ring
+    send 2 (n - 1) / n of the bytes each.
+
+    Args:
+        jobs: `[n, len(ALL_REDUCE_COLUMNS)] float32`, raw.
+
+    Returns:
+        `[n, 4] float32`, non-negative: peers inside and hosts outside, in hundreds; bytes inside
+        and outside, in hundreds of megabytes.
+    """
+    world, per_host = jobs[:, 0:1].clamp(min=1.0), jobs[:, 1:2].clamp(min=1.0)
+    hosts = (world / per_host).clamp(min=1.0)
+    num_bytes = jobs[:, 2:3].clamp(min=0.0) * 1e-8
+    return torch.cat(
+        [
+            (per_host - 1.0) * 1e-2,
+            (hosts - 1.0) * 1e-2,
+            num_bytes * (2.0 * (per_host - 1.0) / per_host),
+            num_bytes * (2.0 * (hosts - 1.0) / hosts) / per_host,
+        ],
+        dim=1,
+    )
+
+
+def all_reduce_inputs(jobs: Tensor) -> Tensor:
+    """What the all-reduce network sees: log bytes and the job's shape, `[n, 6] float32`."""
+    num_bytes = jobs[:, 2:3].clamp(min=0.0)
+    log_bytes = torch.log(num_bytes + 1e4)
+    hosts = (jobs[:, 0:1] / jobs[:, 1:2].clamp(min=1.0)).clamp(min=1.0)
+    return torch.cat([job_inputs(jobs), log_bytes, torch.log(hosts)], dim=1)

@@ -105,13 +105,16 @@ class Assignment:
 
     def rebuilt(self, spreads: dict[int, Spread], units: Iterable[Unit], gone: set[int]) -> Assignment:
         """The assignment with other spreads, less the units of some lots, plus some units."""
-        keep = [
+        stays = ~np.isin(self.lots, list(gone))
+        keep = (
             Unit(lot, kind, device)
             for lot, kind, device in zip(
-                self.lots.tolist(), self.kinds.tolist(), self.devices.tolist(), strict=True
+                self.lots[stays].tolist(),
+                self.kinds[stays].tolist(),
+                self.devices[stays].tolist(),
+                strict=True,
             )
-            if lot not in gone
-        ]
+        )
         return Assignment(self.book, [*keep, *units], spreads)
 
     @property

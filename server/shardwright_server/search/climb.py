@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,6 +34,32 @@ _VANISHED = 1e-5
 """Channels that fall below this share when a unit leaves are rounding errors."""
 
 
+@dataclass(frozen=True)
+class _Look:
+    """The promising moves from a device, `m` of them, `k` of them costed.
+
+    Attributes:
+        moves: The moves.
+        encodings: `[m, 2, e]` of source and target after the move.
+        compute_ms: `[m, 2]`.
+        order: `[k]`, positions of those costed.
+        costs: Of those.
+        levelled_ms: `[k]`, what the slower of source and target gains.
+    """
+
+    moves: Moves
+    encodings: FloatArray
+    compute_ms: Float64Array
+    order: IntArray
+    costs: PlanCosts
+    levelled_ms: Float64Array
+
+    @cached_property
+    def score_ms(self) -> Float64Array:
+        """`[k]`, the lower the better."""
+        return np.asarray(self.costs.cost_ms - LEVELLING * self.levelled_ms)
+
+
 class Climber:
     """Climbs from one assignment.
 
@@ -59,7 +87,7 @@ class Climber:
     def climb(self, most_steps: int) -> int:
         """Takes the best move until none helps; returns the steps used."""
         for step in range(most_steps):
-            if not any(self._step(source) for source in self._sources()):
+            if not any(self._climb_from(source) for source in self._sources()):
                 return step + 1
         return most_steps
 
@@ -70,26 +98,44 @@ class Climber:
         last, widest = int(arrival_ms.argmax()), int(a.dims.argmax())
         return [last] if last == widest else [last, widest]
 
-    def _step(self, source: int) -> bool:
+    def _climb_from(self, source: int) -> bool:
         """Takes the best move that relieves a device; False where none helps."""
+        look = self._look(source)
+        if look is None:
+            return False
+        a = self.assignment
+        gain_ms = a.cost_ms - look.costs.cost_ms
+        worth = (gain_ms > MIN_GAIN * a.cost_ms) | (
+            (gain_ms >= 0.0) & (look.levelled_ms > _MIN_LEVELLING * a.cost_ms)
+        )
+        if not worth.any():
+            return False
+        self._take(look, int(np.where(worth, look.score_ms, np.inf).argmin()))
+        return True
+
+    def _look(self, source: int) -> _Look | None:
+        """The promising moves from a device; None where there is none."""
         self._on_step()
         a = self.assignment
         if len(a.dims) == 1:
-            return False
+            return None
         near = Neighbourhood(a, source, self._slopes, self._curve)
         moves = near.promising(_SHORTLIST)
         if not len(moves):
-            return False
+            return None
         compute_ms, encodings = self._computed(moves)
         columns = self._columns(moves)
         expected_ms = near.expected_ms(compute_ms[:, 0], compute_ms[:, 1], columns, moves.target)
         order = np.argsort(expected_ms, kind="stable")[: max(2, _COMM_ROWS // len(a.dims))]
         costs = self._costs(moves[order], compute_ms[order], columns[order])
-        best = self._best(moves.target[order], compute_ms[order], source, costs.cost_ms)
-        if best == NONE:
-            return False
-        move = int(order[best])
-        changed = np.array([source, moves.target[move]])
+        before_ms = np.maximum(a.compute_ms[source], a.compute_ms[moves.target[order]])
+        levelled_ms = before_ms - compute_ms[order].max(axis=1)
+        return _Look(moves, encodings, compute_ms, order, costs, levelled_ms)
+
+    def _take(self, look: _Look, chosen: int) -> None:
+        a = self.assignment
+        moves, move = look.moves, int(look.order[chosen])
+        changed = np.array([moves.source, moves.target[move]])
         a.take(
             unit=int(moves.unit[move]),
             other=int(moves.other[move]),
@@ -97,12 +143,11 @@ class Climber:
             goes=int(moves.goes[move]),
             target=int(moves.target[move]),
         )
-        a.encodings[changed] = encodings[move]
-        a.compute_ms[changed] = compute_ms[move]
-        a.costs = costs.only(best)
-        a.cost_ms = float(costs.cost_ms[best])
+        a.encodings[changed] = look.encodings[move]
+        a.compute_ms[changed] = look.compute_ms[move]
+        a.costs = look.costs.only(chosen)
+        a.cost_ms = float(look.costs.cost_ms[chosen])
         self._slopes.update(a, changed)
-        return True
 
     def _computed(self, moves: Moves) -> tuple[Float64Array, FloatArray]:
         """Computation after moves, `[m, 2]`, and encodings, `[m, 2, e]`: of source and target."""
@@ -137,20 +182,3 @@ class Climber:
         dims[:, moves.source] -= columns
         dims[rows, moves.target] += columns
         return a.costs_with(compute, dims)
-
-    def _best(
-        self, targets: IntArray, compute_ms: Float64Array, source: int, cost_ms: Float64Array
-    ) -> int:
-        """The move that gains most, or NONE where no gain is above the noise."""
-        a = self.assignment
-        levelled_ms = np.maximum(a.compute_ms[source], a.compute_ms[targets]) - compute_ms.max(
-            axis=1
-        )
-        gain_ms = a.cost_ms - cost_ms
-        worth = (gain_ms > MIN_GAIN * a.cost_ms) | (
-            (gain_ms >= 0.0) & (levelled_ms > _MIN_LEVELLING * a.cost_ms)
-        )
-        if not worth.any():
-            return NONE
-        score_ms = np.where(worth, gain_ms + LEVELLING * levelled_ms, -np.inf)
-        return int(score_ms.argmax())

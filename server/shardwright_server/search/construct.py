@@ -37,21 +37,20 @@ class Lane:
 
 
 def construct(
-    book: LotBook, lanes: Sequence[Lane], count: int, on_step: Callable[[], None]
-) -> list[Assignment]:
-    """Places every lane; returns the cheapest that fit into memory, the cheapest first.
+    book: LotBook, lanes: Sequence[Lane], on_step: Callable[[], None]
+) -> Assignment | None:
+    """Places every lane; returns the cheapest that fits into memory, None where none does.
 
     Args:
         book: The lots.
         lanes: What to place.
-        count: Assignments to return, at most.
         on_step: Called before each step; may raise to stop.
     """
     greedy = _Greedy(book, lanes)
     for step in range(greedy.num_steps):
         on_step()
         greedy.step(step)
-    return greedy.finished(count)
+    return greedy.cheapest()
 
 
 class _Greedy:
@@ -129,19 +128,18 @@ class _Greedy:
         self._used_bytes[lanes, chosen] += catalog.memory_bytes[kinds]
         self._dims[lanes, chosen] += catalog.num_columns[kinds]
 
-    def finished(self, count: int) -> list[Assignment]:
-        """The cheapest of the lanes that placed everything, the cheapest first."""
+    def cheapest(self) -> Assignment | None:
+        """The cheapest of the lanes that placed everything, the first on ties."""
         lanes = np.flatnonzero(self._alive)
         if not len(lanes):
-            return []
+            return None
         all_reduce_bytes = np.array(
             [sum(s.all_reduce_bytes for s in self._spreads[lane].values()) for lane in lanes]
         )
         costs = self._book.evaluator.costs(
             self._compute_ms[lanes], self._dims[lanes], all_reduce_bytes
         )
-        order = np.argsort(costs.cost_ms, kind="stable")[:count]
-        return [self._assignment(int(lane)) for lane in lanes[order]]
+        return self._assignment(int(lanes[costs.cost_ms.argmin()]))
 
     def _assignment(self, lane: int) -> Assignment:
         placed = self._kinds[lane] != NOTHING

@@ -118,19 +118,25 @@ class Cutter:
     def _largest_ms(self, cut: Cut) -> float:
         return float(self._book.catalog.compute_ms[list(cut.kinds)].max())
 
-    def refine(self, share: float, most_cuts: int) -> Cuts:
-        """Cuts on until no unit that can be cut exceeds `share` of the average device."""
+    def refine(self, share: float, most_cuts: int) -> list[Cuts]:
+        """Cuts on until no unit that can be cut exceeds `share` of the average device.
+
+        Returns:
+            What it was cut into after each cut.
+        """
+        passed: list[Cuts] = []
         for _ in range(most_cuts):
             candidates_ms = np.where(self._settled, 0.0, self._alone_ms)
             lot = int(candidates_ms.argmax())
             average_ms = float(self._average_ms(self._total_encoding[None])[0])
             if candidates_ms[lot] <= share * average_ms:
                 break
-            self._refine(lot, share)
-        return list(self.cuts)
+            if self._refine(lot, share):
+                passed.append(list(self.cuts))
+        return passed
 
-    def _refine(self, lot: int, share: float) -> None:
-        """Takes the best finer cut of a lot, or settles that there is none."""
+    def _refine(self, lot: int, share: float) -> bool:
+        """Takes the best finer cut of a lot, or settles that there is none; whether it cut."""
         options = [self.cuts[lot], *self._finer(lot)]
         now, dim_now = self._weight(options[0])
         weights = [self._weight(option) for option in options]
@@ -144,6 +150,7 @@ class Cutter:
         self.cuts[lot] = options[best]
         self._alone_ms[lot] = largest_ms[best]
         self._total_encoding, self._total_dim = encodings[best], float(dims[best])
+        return best > 0
 
     def _finer(self, lot: int) -> list[Cut]:
         facts = self._book.lots[lot]

@@ -7,10 +7,12 @@ a shake moves or swaps a few units at random.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
 
 from shardwright.domain import ShardingType
+from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.assignment import Assignment, Unit
 from shardwright_server.search.lots import LotBook, Spread, even_widths
 from shardwright_server.search.pieces import IntArray
@@ -19,28 +21,74 @@ _SHAKEN_UNITS = 3
 _ATTEMPTS = 30
 
 
-def switches(assignment: Assignment) -> list[Assignment]:
+@dataclass(frozen=True)
+class Switch:
+    """Another sharding type for one lot.
+
+    Attributes:
+        lot: The lot.
+        spread: How it is spread; None: it has units.
+        units: Its units; none when spread.
+    """
+
+    lot: int
+    spread: Spread | None
+    units: tuple[Unit, ...] = ()
+
+    def applied(self, assignment: Assignment) -> Assignment:
+        """The assignment with this switch."""
+        spreads = {lot: s for lot, s in assignment.spreads.items() if lot != self.lot}
+        if self.spread is not None:
+            spreads[self.lot] = self.spread
+        return assignment.rebuilt(spreads, self.units, {self.lot})
+
+
+def switches(assignment: Assignment) -> list[Switch]:
     """Other sharding types for lots of the slowest device and for spread lots; all fit memory.
 
-    The most promising first: those with the least computation on the average device, and
-    transfers, as a climb levels the devices.
+    The most promising first: those with the least computation of the average device and the least
+    transfers at the mean sum of dims, as a climb levels the devices.
     """
     book = assignment.book
     arrival_ms = assignment.compute_ms + assignment.costs.backward_comm_ms[0]
     slowest = int(arrival_ms.argmax())
-    found: list[Assignment] = []
-    for lot in dict.fromkeys(assignment.lots[assignment.devices == slowest].tolist()):
-        for spread in _spreads(book, lot, assignment):
-            found.append(assignment.rebuilt({**assignment.spreads, lot: spread}, [], {lot}))
+    lots = dict.fromkeys(assignment.lots[assignment.devices == slowest].tolist())
+    found = [Switch(lot, spread) for lot in lots for spread in _spreads(book, lot, assignment)]
     for lot, present in assignment.spreads.items():
-        rest = {other: s for other, s in assignment.spreads.items() if other != lot}
-        for spread in _spreads(book, lot, assignment):
-            if spread != present:
-                found.append(assignment.rebuilt({**rest, lot: spread}, [], set()))
-        for units in _gathered(assignment, lot):
-            found.append(assignment.rebuilt(rest, units, set()))
-    fitting = [a for a in found if a.fits()]
-    return sorted(fitting, key=lambda a: float(a.compute_ms.mean() + a.transfer_ms))
+        others = [spread for spread in _spreads(book, lot, assignment) if spread != present]
+        found += [Switch(lot, spread) for spread in others]
+        found += [Switch(lot, None, tuple(units)) for units in _gathered(assignment, lot)]
+    if not found:
+        return []
+    loads = [_load(assignment, switch) for switch in found]
+    encodings = np.array([encoding for encoding, _, _ in loads])
+    flat = np.maximum(encodings, 0.0).reshape(-1, encodings.shape[2])
+    average_ms = book.evaluator.compute_ms(flat).reshape(len(found), -1).mean(axis=1)
+    means = np.array([dims.mean() for _, dims, _ in loads])
+    judged = average_ms + book.evaluator.transfer_ms(means, means, means).sum(axis=1)
+    fits = [bool((used <= book.evaluator.memory_bytes).all()) for _, _, used in loads]
+    return [found[i] for i in np.argsort(judged, kind="stable") if fits[i]]
+
+
+def _load(assignment: Assignment, switch: Switch) -> tuple[FloatArray, IntArray, IntArray]:
+    """Encodings, sums of dims and memory of all devices after a switch."""
+    catalog = assignment.book.catalog
+    encodings, dims = assignment.encodings.copy(), assignment.dims.copy()
+    used_bytes = assignment.used_bytes.copy()
+
+    def change(kind: int, devices: slice | int, sign: int) -> None:
+        encodings[devices] += sign * catalog.encodings[kind]
+        dims[devices] += sign * catalog.num_columns[kind]
+        used_bytes[devices] += sign * catalog.memory_bytes[kind]
+
+    for unit in np.flatnonzero(assignment.lots == switch.lot).tolist():
+        change(int(assignment.kinds[unit]), int(assignment.devices[unit]), -1)
+    for spread, sign in ((assignment.spreads.get(switch.lot), -1), (switch.spread, 1)):
+        if spread is not None:
+            change(spread.kind, slice(spread.first, spread.first + spread.count), sign)
+    for placed in switch.units:
+        change(placed.kind, placed.device, 1)
+    return encodings, dims, used_bytes
 
 
 def _spreads(book: LotBook, lot: int, assignment: Assignment) -> list[Spread]:

@@ -1,7 +1,19 @@
-"""The default search: cut, place, climb, and climb again from nearby (algorithm LOCAL_SEARCH)."""
+"""The default search: cut, place, climb, kick and climb again (algorithm LOCAL_SEARCH).
+
+1. `cuts`       Lots are cut in several ways, from as little as memory allows to ever finer.
+2. `construct`  All ways are placed greedily in lockstep; the cheapest plan is kept.
+   `packing`    Where none fits into memory, memory alone decides.
+3. `climb`      Single moves improve it until none helps.
+4. `kicks`      One lot gets another sharding type, or a few units change places at random; the
+                climb begins again from there, and what is cheaper by more than noise is kept.
+
+The effort is bounded by a number of steps that follows from the problem's size, never by the
+clock: the same request gives the same plan. Only a time budget or deadline ends it earlier.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 
 from shardwright.domain import SearchOptions, StoppedBy
@@ -11,14 +23,29 @@ from shardwright_server.search.capacity import no_room_error
 from shardwright_server.search.climb import MIN_GAIN, Climber
 from shardwright_server.search.construct import Lane, construct
 from shardwright_server.search.cost import PlanEvaluator
-from shardwright_server.search.cuts import Cutter, Cuts
-from shardwright_server.search.kicks import shake, switches
+from shardwright_server.search.cuts import Cuts, Cutter
+from shardwright_server.search.kicks import Switch, shake, switches
 from shardwright_server.search.lots import LotBook
 from shardwright_server.search.outcome import OnImprovement, SearchOutcome
 from shardwright_server.search.packing import Misfit, pack
 
 _SHARES = (1.0, 0.6)
-_CAPS = (1.1, 1.5)
+"""Of the average device: cutting pauses where no unit exceeds the first, ends at the second."""
+_WAYS = 4
+"""Ways to cut that are placed, of those passed on the way to each share."""
+_CAPS = (1.02, 1.1, 1.5)
+"""On the sum of dims of a device, in multiples of the mean."""
+_MOST_LANE_CELLS = 40_000_000
+"""Lots times devices times lanes, at most; bounds memory."""
+_STEPS = 8
+_STEPS_BY_SIZE = 1.0
+"""Steps: the first number plus the second times the root of tables times devices."""
+_FIRST_CLIMB = 3
+"""The first climb may take so many times these steps."""
+_CLIMB_STEPS = 12
+"""A climb after a kick ends here if it was not better before."""
+_SHAKES = 2
+"""For each switch."""
 
 
 def search_locally(
@@ -27,17 +54,30 @@ def search_locally(
     budget: Budget,
     on_improvement: OnImprovement | None = None,
 ) -> SearchOutcome:
+    """Searches sharding types, column splits and placements; see the module.
+
+    Raises:
+        InsufficientMemoryError: When no plan was found that fits, saying which table did not.
+        NoPlanInTimeError: When the deadline passes before a plan is found.
+    """
     search = _LocalSearch(evaluator, options, budget, on_improvement)
     try:
         search.run()
         stopped_by = StoppedBy.COMPLETED
     except OutOfTime as stop:
         stopped_by = stop.stopped_by
-    assert search.best is not None
     return SearchOutcome(search.best.to_plan(), stopped_by)
 
 
 class _LocalSearch:
+    """One run of the search.
+
+    Attributes:
+        best: The best plan so far; there from the first step of a climb on.
+    """
+
+    best: Assignment
+
     def __init__(
         self,
         evaluator: PlanEvaluator,
@@ -48,80 +88,86 @@ class _LocalSearch:
         self._book = LotBook(evaluator, options)
         self._options = options
         self._budget = budget
-        self._random = random.Random(options.seed)
         self._on_improvement = on_improvement
-        self.best: Assignment | None = None
-        self.steps = 0
-        self._climber: Climber | None = None
+        self._random = random.Random(options.seed)
+        size = len(self._book.lots) * self._book.num_devices
+        self._steps_left = _STEPS + int(_STEPS_BY_SIZE * math.sqrt(size))
 
     def run(self) -> None:
-        self.starts = starts = self._starts()
-        self.start_ms = [a.cost_ms for a in starts]
-        self._keep(starts[0])
-        self.trace = []
-        self._climb(starts[0], 10**6)
-        self.trace.append(("climb", self.steps, self.best.cost_ms))
-        tried: set = set()
-        limit = self.limit
-        while self.steps < limit:
-            best = self.best
-            improved = False
-            for candidate in switches(best):
-                key = tuple(sorted((l, s.kind, s.first) for l, s in candidate.spreads.items()))
-                if key in tried or self.steps > limit:
-                    continue
-                tried.add(key)
-                if self._climb(candidate, 12):
-                    self.trace.append(("switch", self.steps, self.best.cost_ms))
-                    improved = True
-                    break
-            if improved:
-                continue
-            for _ in range(4):
-                if self.steps > limit:
-                    break
-                if self._climb(shake(self.best, self._random), 12):
-                    self.trace.append(("shake", self.steps, self.best.cost_ms))
-                    break
+        """Searches to the end; `best` holds a plan unless this raises another than OutOfTime."""
+        self._keep(self._start())
+        self._climber = Climber(self.best.copy(), self._budget.check)
+        self._climb(self._climber, _FIRST_CLIMB * self._steps_left)
+        tried: set[Switch] = set()
+        queue = switches(self.best)
+        while self._steps_left > 0:
+            queue = [switch for switch in queue if switch not in tried]
+            better = False
+            if queue:
+                tried.add(queue[0])
+                better = self._climb_from(queue[0].applied(self.best))
+            for _ in range(_SHAKES):
+                better = better or self._climb_from(shake(self.best, self._random))
+            if better:
+                queue = switches(self.best)
 
-    limit = 40
+    def _start(self) -> Assignment:
+        """The cheapest greedy plan, or one that fits.
 
-    def _starts(self) -> list[Assignment]:
+        Raises:
+            InsufficientMemoryError: When none was found.
+        """
         book = self._book
+        lanes = [Lane(cuts, cap) for cuts in self._ways() for cap in _CAPS]
+        most_lanes = max(1, _MOST_LANE_CELLS // (len(book.lots) * book.num_devices))
+        found = construct(book, lanes[:most_lanes], self._budget.check)
+        if found is not None:
+            return found
+        packed = pack(book, self._options.seed, self._budget.check)
+        if isinstance(packed, Misfit):
+            problem, tables = book.evaluator.problem, book.lots[packed.lot].tables
+            raise no_room_error(problem, self._options, tables, packed.columns)
+        return packed
+
+    def _ways(self) -> list[Cuts]:
+        """Distinct ways to cut the lots, with and without spreading them."""
+        most_cuts = 4 * self._book.num_devices + len(self._book.lots)
         ways: list[Cuts] = []
         for columns_only in (True, False):
-            cutter = Cutter(book, columns_only=columns_only)
+            cutter = Cutter(self._book, columns_only=columns_only)
             ways.append(list(cutter.cuts))
-            most_cuts = 4 * book.num_devices + len(book.lots)
-            ways += [cutter.refine(share, most_cuts) for share in _SHARES]
-        distinct = [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
-        lanes = [Lane(cuts, cap) for cuts in distinct for cap in _CAPS]
-        starts = construct(book, lanes, 2, self._budget.check)
-        if not starts:
-            packed = pack(book, self._options.seed, self._budget.check)
-            if isinstance(packed, Misfit):
-                raise no_room_error(book.evaluator.problem, self._options, book.lots[packed.lot].tables, packed.columns)
-            starts = [packed]
-        return starts
+            for share in _SHARES:
+                ways += _spaced(cutter.refine(share, most_cuts), _WAYS)
+        return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
 
-    def _climb(self, assignment: Assignment, most_steps: int) -> bool:
-        if self._climber is None:
-            climber = Climber(assignment.copy(), self._budget.check)
-        else:
-            climber = self._climber.restarted(assignment)
-        self.steps += climber.climb(most_steps)
-        if self._keep(climber.assignment):
+    def _climb_from(self, assignment: Assignment) -> bool:
+        """Climbs from a kicked assignment; whether that led to a better plan."""
+        if self._steps_left <= 0:
+            return False
+        return self._climb(self._climber.restarted(assignment), _CLIMB_STEPS)
+
+    def _climb(self, climber: Climber, most_steps: int) -> bool:
+        try:
+            self._steps_left -= climber.climb(most_steps)
+        finally:  # out of time, too
+            better = self._keep(climber.assignment)
+        if better:
             self._climber = climber
-            return True
-        if self._climber is None:
-            self._climber = climber
-        return False
+        return better
 
     def _keep(self, assignment: Assignment) -> bool:
-        if self.best is not None and assignment.cost_ms > (1.0 - MIN_GAIN) * self.best.cost_ms:
+        """Keeps an assignment that is better by more than noise."""
+        if self._budget.plan_found and assignment.cost_ms > (1.0 - MIN_GAIN) * self.best.cost_ms:
             return False
         self.best = assignment
         self._budget.plan_found = True
-        if self._on_improvement:
+        if self._on_improvement is not None:
             self._on_improvement(assignment.to_plan())
         return True
+
+
+def _spaced(ways: list[Cuts], count: int) -> list[Cuts]:
+    """So many of some ways, evenly spaced, the last among them."""
+    if len(ways) <= count:
+        return ways
+    return [ways[(i + 1) * len(ways) // count - 1] for i in range(count)]

@@ -29,6 +29,9 @@ LEVELLING = 0.05
 """Weight of the two changed devices' own cost beside the plan's: levels devices that do not decide
 yet, and chooses among moves after which another device decides."""
 _STEP = 0.1
+_MOST_UNITS = 64
+_MOST_OTHERS = 4096
+"""Units of the source, and of other devices, that are looked at: bound the work of a step."""
 _CURVE_POINTS = 48
 _CURVE_END = 3.0
 
@@ -138,7 +141,8 @@ class Neighbourhood:
         self._free_bytes: IntArray = memory_bytes - assignment.used_bytes
         self._rest_ms = _largest_other(assignment.compute_ms, source)
         self._rest_dims = _largest_other(assignment.dims.astype(np.float64), source)
-        self._units = np.flatnonzero(assignment.devices == source)
+        self._units = _some(np.flatnonzero(assignment.devices == source), _MOST_UNITS)
+        self._others = _some(np.arange(len(assignment.devices)), _MOST_OTHERS)
 
     def promising(self, count: int) -> Moves:
         """The moves that promise the lowest cost, best first."""
@@ -210,26 +214,28 @@ class Neighbourhood:
     def _swaps(self) -> tuple[Decoder, Float64Array]:
         """Units against those of other devices: a grid `[n, u]`."""
         a, catalog, source = self._a, self._catalog, self._source
-        units, targets = self._units, a.devices
+        units, others = self._units, self._others
+        targets, theirs = a.devices[others], a.kinds[others]
         kinds = a.kinds[units]
-        encodings = catalog.encodings[a.kinds]
+        encodings = catalog.encodings[theirs]
         mine = catalog.encodings[kinds]
         at_source_ms = encodings @ self._slopes[source]
         at_home_ms = np.einsum("ue,ue->u", encodings, self._slopes[targets])
         source_ms = a.compute_ms[source] + at_source_ms - (mine @ self._slopes[source])[:, None]
         target_ms = (mine @ self._slopes.T)[:, targets] - at_home_ms + a.compute_ms[targets]
-        columns = catalog.num_columns[kinds, None] - catalog.num_columns[a.kinds]
+        columns = catalog.num_columns[kinds, None] - catalog.num_columns[theirs]
         cost_ms = self.expected_ms(source_ms, target_ms, columns, targets)
-        more_bytes = catalog.memory_bytes[kinds, None] - catalog.memory_bytes[a.kinds]
+        more_bytes = catalog.memory_bytes[kinds, None] - catalog.memory_bytes[theirs]
         impossible = more_bytes > self._free_bytes[targets]
         impossible |= -more_bytes > self._free_bytes[source]
         impossible |= a.closed[a.lots[units]][:, targets]
-        impossible |= a.closed[a.lots, source]
+        impossible |= a.closed[a.lots[others], source]
         cost_ms[impossible] = np.inf
 
         def decode(chosen: IntArray) -> tuple[IntArray, ...]:
-            row, other = np.divmod(chosen, len(targets))
-            return targets[other], units[row], other, a.kinds[other], kinds[row]
+            row, column = np.divmod(chosen, len(others))
+            other = others[column]
+            return a.devices[other], units[row], other, a.kinds[other], kinds[row]
 
         return decode, cost_ms.ravel()
 
@@ -259,6 +265,13 @@ class Neighbourhood:
             return targets[chosen], unit[chosen], other[chosen], stays[chosen], goes[chosen]
 
         return [(decode, cost_ms)]
+
+
+def _some(positions: IntArray, most: int) -> IntArray:
+    """All positions, or so many of them, evenly spaced."""
+    if len(positions) <= most:
+        return positions
+    return positions[np.arange(most) * len(positions) // most]
 
 
 def _largest_other(values: Float64Array, source: int) -> Float64Array:
