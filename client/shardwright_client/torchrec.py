@@ -13,7 +13,6 @@ from shardwright.domain import (
     ShardingPlan,
     ShardingType,
 )
-from shardwright_client.column_shards import equal_widths_per_device
 from shardwright_client.errors import MissingDependencyError
 from shardwright_client.torchrec_checks import (
     BY_ROWS,
@@ -48,8 +47,7 @@ def to_torchrec(
 
     Tables are matched by name over all `EmbeddingBagCollection`s in `module`; every table of the
     plan must be in exactly one of them and every table of theirs in the plan. Device d of the
-    plan is rank d. Other embedding modules stay as they are. Slices of one table that lie on one
-    rank with unequal widths are recut there (`column_shards.equal_widths_per_device`).
+    plan is rank d. Other embedding modules stay as they are.
 
     Args:
         plan: The plan of a server, or one's own.
@@ -148,9 +146,7 @@ def _parameter_sharding(
     from torchrec.distributed.types import EnumerableShardingSpec, ParameterSharding
 
     by_rows = kind in BY_ROWS
-    ordered = sorted(shards, key=lambda s: s.device) if by_rows else equal_widths_per_device(shards)
-    if kind is ShardingType.COLUMN_WISE and len(ordered) == 1:
-        kind = ShardingType.TABLE_WISE
+    ordered = sorted(shards, key=lambda s: s.device if by_rows else s.column_offset)
     return ParameterSharding(
         sharding_type=kind.value,
         compute_kernel=_COMPUTE_KERNEL,

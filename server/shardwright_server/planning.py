@@ -22,6 +22,7 @@ from shardwright.domain import (
     ShardingType,
     check_plan,
     device_memory_bytes,
+    merge_columns,
 )
 from shardwright_server.search.algorithms import SEARCHES
 from shardwright_server.search.baselines import baselines
@@ -53,11 +54,13 @@ def plan(request: PlanRequest, cost_model: CostModel, *, deadline_s: float | Non
     counting = CountingCostModel(cost_model)
     evaluator = PlanEvaluator(problem, counting)
     found = SEARCHES[options.algorithm](evaluator, options, budget)
-    types = _check_own_plan(found.plan, problem)
-    cost_ms, devices, warnings = _score(found.plan, types, evaluator, cost_model)
+    # a search may put several pieces of a table on one device; TorchRec wants them equally wide
+    best = merge_columns(found.plan)
+    types = _check_own_plan(best, problem)
+    cost_ms, devices, warnings = _score(best, types, evaluator, cost_model)
     compared = baselines(evaluator, options.seed)
     return PlanResult(
-        plan=found.plan,
+        plan=best,
         cost_ms=cost_ms,
         lower_bound_ms=None,
         devices=devices,

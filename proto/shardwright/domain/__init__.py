@@ -15,6 +15,7 @@ from shardwright.domain.plan import (
     check_memory,
     check_plan,
     device_memory_bytes,
+    merge_columns,
     sharding_type,
 )
 from shardwright.domain.problem import Optimizer, ShardingProblem
@@ -77,5 +78,6 @@ __all__ = [
     "check_memory",
     "check_plan",
     "device_memory_bytes",
+    "merge_columns",
     "sharding_type",
 ]
