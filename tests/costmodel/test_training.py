@@ -94,8 +94,11 @@ def test_a_fit_ends_early_when_nothing_improves(dataset_url: str) -> None:
     data = load(dataset_url).comm
     split = split_by_combination(data, 0)
     objective = CommObjective(CommModel(), data, 0, torch.from_numpy(split.training))
-    result = fit(objective, split, replace(QUICK, epochs=60, learning_rate=1e-12, patience=0.0))
+    seen: list[float] = []
+    settings = replace(QUICK, epochs=60, learning_rate=1e-12, patience=0.0)
+    result = fit(objective, split, settings, lambda progress, _: seen.append(progress))
     assert result.epochs < 30
+    assert seen == sorted(seen) and seen[-1] == 1.0
 
 
 def test_a_fit_ends_in_the_time_it_is_given(dataset_url: str) -> None:

@@ -76,7 +76,7 @@ def shardwright_train(
         payload = {"url": entry.url, "manifest": bundle.manifest.model_dump(mode="json")}
         print(json.dumps(payload, indent=1))
     else:
-        _print_summary(Console(), bundle.manifest, entry)
+        _print_summary(Console(highlight=False), bundle.manifest, entry)
 
 
 def _require_name(option: str, value: str | None) -> None:
