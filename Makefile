@@ -71,6 +71,18 @@ demo: .venv-demo/.stamp  ## plan MLPerf DLRM-DCNv2 on 8 H100 with the shipped co
 	.venv-demo/bin/pip install -q -e ./proto -e './client[cli]' -e './costmodel[cpu]' -e './server[cpu]'
 	@touch $@
 
+H100          := nvidia-h100-sxm5-80gb
+BUNDLE_DATA   := build/roofline-h100
+SHIPPED       := costmodel/shardwright_costmodel/bundles
+
+bundle: install  ## make the shipped MODELLED bundle of the H100 anew (some ten minutes)
+	rm -rf $(BUNDLE_DATA) build/bundles
+	$(BIN)/shardwright-worker compute --device roofline:$(H100) --samples 40000 --seed 0 --out $(BUNDLE_DATA)
+	$(BIN)/shardwright-worker comm --device roofline:$(H100) --samples 8000 --seed 0 --out $(BUNDLE_DATA)
+	OMP_NUM_THREADS=1 $(BIN)/shardwright-train --data $(BUNDLE_DATA) --out build/bundles --name roofline --seed 0
+	rm -rf $(SHIPPED)/$(H100)
+	cp -r build/bundles/$(H100) $(SHIPPED)/
+
 deploy:          ## apply deploy/kubernetes/overlays/$(OVERLAY) to the current kubectl context
 	deploy/deploy.sh $(OVERLAY)
 

@@ -44,12 +44,23 @@ found=$("$kubectl" get namespace "$namespace" --ignore-not-found -o name) ||
 if [ -z "$found" ]; then
     echo "deploy: first deployment, everything is new"
 else
+    # A Job cannot be changed, only made anew. One that does not run holds nothing: its parts are in
+    # the store, and a new one goes on behind them.
+    workers=(-n "$namespace" -l app.kubernetes.io/name=shardwright-worker)
+    running=$("$kubectl" get jobs "${workers[@]}" \
+        -o jsonpath='{range .items[?(@.status.active)]}{.metadata.name} {end}') ||
+        stop 2 "cannot read the Jobs of '$namespace'; ask for the right to get them"
+    [ -z "$running" ] ||
+        stop 2 "measurements are running: ${running% }; wait for them, or stop them: $kubectl \
+delete job -n $namespace ${running% }"
+    "$kubectl" delete jobs "${workers[@]}" ||
+        stop 2 "cannot delete the idle worker Jobs; ask for the right to delete Jobs in '$namespace'"
     status=0
     "$kubectl" diff -k "$folder" || status=$?
     case $status in
     0) echo "deploy: no difference" ;;
     1) ;;
-    *) stop 1 "the cluster refuses the manifests (above); nothing was changed. A missing kind \
+    *) stop 1 "the cluster refuses the manifests (above); nothing was applied. A missing kind \
 'ServiceMonitor' means: install the Prometheus operator, or take components/monitoring out" ;;
     esac
 fi

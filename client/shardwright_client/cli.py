@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -15,6 +16,8 @@ def main() -> None:
             f"The shardwright command needs the package {error.name!r}: "
             f"pip install 'shardwright-client[cli]'"
         )
+    # gRPC reads it once, when imported; its log lines would stand among our one-paragraph errors
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from shardwright_client.commands import run
 
     run()

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,6 +34,7 @@ from shardwright_client.errors import (
     ShardwrightClientError,
 )
 
+EXIT_BROKEN_OFF = 1
 EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
 EXIT_SERVER = 4
@@ -240,6 +242,7 @@ def _page(output: str | None) -> Iterator[Console]:
         sys.stdout.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
     if output is not None:
         sys.stdout.write(f"\nWritten to {output}\n")
+    sys.stdout.flush()
 
 
 def _check_output(output: str | None) -> None:
@@ -253,6 +256,7 @@ def _deliver(text: str, output: str | None, as_json: bool) -> bool:
         files.write_text(output, text)
     if as_json or output == files.STDIN:
         sys.stdout.write(text)
+        sys.stdout.flush()
         return True
     return False
 
@@ -266,9 +270,20 @@ def run() -> None:
             reconfigure(errors="replace")
     try:
         app(prog_name="shardwright")
+    except OSError as error:
+        _give_up_output(error)
     except ShardwrightClientError as error:
         print(f"shardwright: {_message(error)}", file=sys.stderr)
         sys.exit(_exit_code(error))
+
+
+def _give_up_output(error: OSError) -> NoReturn:
+    """Ends the command when nobody takes its output: a full disk, or a reader that went away."""
+    if not isinstance(error, BrokenPipeError):
+        print(f"shardwright: the output cannot be written: {error.strerror}", file=sys.stderr)
+    # or Python would try again to write the rest when it exits, and complain
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(EXIT_BROKEN_OFF)
 
 
 def _message(error: ShardwrightClientError) -> str:

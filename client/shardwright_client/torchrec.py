@@ -13,7 +13,6 @@ from shardwright.domain import (
     ShardingPlan,
     ShardingType,
 )
-from shardwright_client.column_shards import equal_widths_per_device
 from shardwright_client.errors import MissingDependencyError, PlanMismatchError
 from shardwright_client.torchrec_checks import (
     BY_ROWS,
@@ -52,8 +51,7 @@ def to_torchrec(
 
     Tables are matched by name over all `EmbeddingBagCollection`s in `module`; every table of the
     plan must be in exactly one of them and every table of theirs in the plan. Device d of the
-    plan is rank d. Other embedding modules stay as they are. Slices of one table that lie on one
-    rank with unequal widths are recut there (`column_shards.equal_widths_per_device`).
+    plan is rank d. Other embedding modules stay as they are.
 
     Data-parallel tables take TorchRec's dense kernel, which no fused optimizer trains, also not one
     given by `apply_optimizer_in_backward`: after each backward pass, step an optimizer of your own
@@ -214,9 +212,7 @@ def _parameter_sharding(
             ranks=[shard.device for shard in shards],
         )
     by_rows = kind in BY_ROWS
-    ordered = sorted(shards, key=lambda s: s.device) if by_rows else equal_widths_per_device(shards)
-    if kind is ShardingType.COLUMN_WISE and len(ordered) == 1:
-        kind = ShardingType.TABLE_WISE
+    ordered = sorted(shards, key=lambda s: s.device if by_rows else s.column_offset)
     return ParameterSharding(
         sharding_type=kind.value,
         compute_kernel=_FUSED_KERNEL,

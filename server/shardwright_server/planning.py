@@ -15,6 +15,7 @@ from shardwright.domain import (
     DomainError,
     EvaluateRequest,
     EvaluationResult,
+    IllegalPlanError,
     InvalidValueError,
     Optimizer,
     PlanRequest,
@@ -28,6 +29,7 @@ from shardwright.domain import (
     check_plan,
     contradictions,
     device_memory_bytes,
+    merge_columns,
 )
 from shardwright_server.search.algorithms import SEARCHES
 from shardwright_server.search.baselines import baselines
@@ -102,10 +104,11 @@ class _Planner:
 
     def result(self, found: ShardingPlan, stopped_by: StoppedBy | None) -> PlanResult:
         """The answer that a plan makes; `stopped_by` is None while the search goes on."""
-        types = self._check(found)
-        cost_ms, devices, warnings = _score(found, types, self.evaluator, self._cost_model)
+        best = self._merged(found)
+        types = self._check(best)
+        cost_ms, devices, warnings = _score(best, types, self.evaluator, self._cost_model)
         return PlanResult(
-            plan=found,
+            plan=best,
             cost_ms=cost_ms,
             lower_bound_ms=self._lower_bound_ms,
             devices=devices,
@@ -121,6 +124,18 @@ class _Planner:
             request_id=self._request.request_id,
             warnings=warnings,
         )
+
+    def _merged(self, found: ShardingPlan) -> ShardingPlan:
+        """A search may put several pieces of a table on one device; TorchRec wants one width there.
+
+        A table that must be cut stays cut where all its pieces share a device.
+        """
+        merged = merge_columns(found)
+        try:
+            check_constraints(merged, self._request.problem, self._request.options)
+        except IllegalPlanError:
+            return found
+        return merged
 
     def _check(self, found: ShardingPlan) -> dict[str, ShardingType]:
         """As `check_plan`; an illegal plan of our own is a bug, not the user's mistake."""

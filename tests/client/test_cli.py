@@ -22,7 +22,7 @@ from google.rpc import error_details_pb2
 from shardwright import wire
 from shardwright.domain import PlanRequest, Shard, ShardingPlan
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
-from shardwright_client import files
+from shardwright_client import FileError, files
 
 COMMAND = Path(sys.executable).parent / "shardwright"
 EXAMPLE = Path(__file__).parents[2] / "client/examples/mlperf_dlrm_dcnv2.json"
@@ -212,6 +212,21 @@ def test_output_may_be_a_device(server: CannedServer, request_file: Path) -> Non
     assert Path("/dev/null").is_char_device()
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_output_that_nobody_takes_ends_the_command(
+    server: CannedServer, request_file: Path, how: tuple[str, ...]
+) -> None:
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [COMMAND, "plan", request_file, "--server", server.target, *how],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert run.returncode == 1
+    assert run.stderr == ("shardwright: the output cannot be written: No space left on device\n")
+
+
 def test_the_request_comes_from_standard_input(server: CannedServer, request_file: Path) -> None:
     run = shardwright("plan", "-", "--server", server.target, stdin=request_file.read_text())
     assert run.returncode == 0, run.stderr
@@ -339,14 +354,24 @@ def write(path: Path, text: str) -> Path:
         ('{"tables": [{"reuse_histogram": [1, "x"]}]}', r"reuse_histogram\[1\]: must be a number"),
         ('{"request_id": "a", "request_id": "b"}', "'request_id' stands twice"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"global_batch_size": ' + "9" * 5000 + "}", "standard input: "),
+        ('{"global_batch_size": ' + "9" * 5000 + "}", "digits"),
         ('{"request_id": "\\ud800"}', "request_id: must be a text"),
     ],
 )
-def test_a_bad_request_names_the_place(text: str, says: str) -> None:
-    message = failed(shardwright("plan", "-", stdin=text), 2)
-    assert message.startswith("shardwright: standard input: ")
+def test_a_bad_request_names_the_place(text: str, says: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "request.json", text)
+    with pytest.raises(FileError) as caught:
+        files.read_request(str(path))
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
     assert re.search(says, message), message
+
+
+def test_standard_input_is_named_too() -> None:
+    message = failed(shardwright("plan", "-", stdin='{"tables": [,]}'), 2)
+    assert message == (
+        "shardwright: standard input: is not JSON: Expecting value at line 1, column 13\n"
+    )
 
 
 def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path) -> None:

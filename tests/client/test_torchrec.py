@@ -81,6 +81,13 @@ def _spec(sharding):  # type: ignore[no-untyped-def]
     ]
 
 
+def test_unequal_widths_on_one_rank_are_refused() -> None:
+    unequal = columns("uneven", 40, [(1, 12), (0, 4), (1, 8)])
+    others = [shard for shard in TWO_RANKS.plan().shards if shard.table != "uneven"]
+    with pytest.raises(PlanMismatchError, match=r"equally wide .* got \[8, 12\] on device 1"):
+        to_torchrec(ShardingPlan((*others, *unequal)), TWO_RANKS.module(), world_size=2)
+
+
 def test_cuda_devices_count_from_zero_on_every_host() -> None:
     scenario = SCENARIOS["two_hosts"]
     plan = to_torchrec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shardwright.domain import Shard, ShardingPlan
+from shardwright.domain import Shard, ShardingPlan, merge_columns
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +130,6 @@ SCENARIOS = {
             ("whole", 50, 16),
             ("uneven", 40, 24),
             ("unequal", 25, 24),
-            ("neighbours", 15, 20),
             ("halves", 30, 8),
             ("odd_rows", 17, 12),
         ),
@@ -139,9 +138,10 @@ SCENARIOS = {
             *columns("whole", 50, [(1, 16)]),
             # more shards than ranks, uneven, two of them on one rank
             *columns("uneven", 40, [(1, 8), (0, 4), (1, 8), (0, 4)]),
-            # unequal widths on one rank, which TorchRec itself does not take
-            *columns("unequal", 25, [(1, 12), (0, 4), (1, 8)]),
-            *columns("neighbours", 15, [(0, 4), (0, 8), (1, 8)]),
+            # merged as the server does: TorchRec takes no unequal widths on one rank
+            *merge_columns(
+                ShardingPlan(tuple(columns("unequal", 25, [(1, 12), (0, 4), (1, 8)])))
+            ).shards,
             *columns("halves", 30, [(0, 4), (0, 4)]),
             *rows("odd_rows", 17, 12, range(2)),
             *rows("mean_rows", 9, 8, range(2)),

@@ -17,9 +17,13 @@ case "$*" in
 "${FAIL_ON:-nothing}"*) echo "the fake refuses" >&2; exit "${FAIL_WITH:-1}" ;;
 "config current-context") echo test-cluster ;;
 "get namespace"*) [ -n "${FIRST:-}" ] || echo namespace/shardwright-dev ;;
+"get jobs"*) printf '%s' "${RUNNING:-}" ;;
 "kustomize"*) exec "$REAL_KUBECTL" "$@" ;;
 esac
 """
+
+WORKERS = "-n shardwright-dev -l app.kubernetes.io/name=shardwright-worker"
+ACTIVE_NAMES = "{range .items[?(@.status.active)]}{.metadata.name} {end}"
 
 Deploy = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -73,6 +77,8 @@ def test_a_deployment_compares_applies_and_waits(deploy: Deploy, calls: Path) ->
         "config current-context",
         "get --raw /readyz --request-timeout=10s",
         "get namespace shardwright-dev --ignore-not-found -o name",
+        f"get jobs {WORKERS} -o jsonpath={ACTIVE_NAMES}",
+        f"delete jobs {WORKERS}",
         f"diff -k {folder}",
         f"apply -k {folder}",
         "rollout status deployment/shardwright-server -n shardwright-dev --timeout=42s",
@@ -91,7 +97,14 @@ def test_a_first_deployment_has_nothing_to_compare(deploy: Deploy, calls: Path) 
     done = deploy("dev", FIRST="1")
     assert done.returncode == 0, done.stderr
     assert "first deployment" in done.stdout
-    assert not [call for call in made(calls) if call.startswith("diff")]
+    assert not [call for call in made(calls) if call.startswith(("diff", "delete"))]
+
+
+def test_a_running_measurement_is_left_alone(deploy: Deploy, calls: Path) -> None:
+    refused = deploy("dev", RUNNING="shardwright-worker-comm ")
+    assert refused.returncode == 2
+    assert "measurements are running: shardwright-worker-comm; wait" in told(refused)
+    assert made(calls)[-1].startswith("get jobs"), "nothing is deleted, nothing applied"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +114,9 @@ def test_a_first_deployment_has_nothing_to_compare(deploy: Deploy, calls: Path) 
         ("config current-context", "1", 2, "kubectl config use-context NAME"),
         ("get --raw /readyz", "1", 2, "cluster 'test-cluster' does not answer"),
         ("get namespace", "1", 2, "ask for the right to get them"),
-        ("diff", "2", 1, "nothing was changed"),
+        ("get jobs", "1", 2, "ask for the right to get them"),
+        ("delete jobs", "1", 2, "ask for the right to delete Jobs"),
+        ("diff", "2", 1, "nothing was applied"),
         ("apply", "1", 1, "deploy again, it is repeatable"),
         ("rollout status", "1", 1, "kubectl rollout undo -n shardwright-dev"),
     ],

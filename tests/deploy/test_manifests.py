@@ -75,8 +75,8 @@ def test_what_must_be_there_is_there(overlay: str, manifests: list[Manifest]) ->
         ("NetworkPolicy", "shardwright"),
         ("NetworkPolicy", "shardwright-server"),
         ("CronJob", "shardwright-trainer"),
-        ("CronJob", "shardwright-worker-compute"),
-        ("CronJob", "shardwright-worker-comm"),
+        ("Job", "shardwright-worker-compute"),
+        ("Job", "shardwright-worker-comm"),
     }
     only = {
         "dev": {("PersistentVolumeClaim", "shardwright-data")},
@@ -235,12 +235,12 @@ def test_images_are_those_of_the_dockerfiles_and_their_tags_are_fixed(
 def test_workers_ask_for_gpus_and_run_only_when_a_person_starts_them(
     manifests: list[Manifest],
 ) -> None:
-    jobs = of_kind(manifests, "CronJob")
+    jobs = of_kind(manifests, "Job")
     for name, gpus in (("shardwright-worker-compute", 1), ("shardwright-worker-comm", 8)):
         assert jobs[name]["spec"]["suspend"] is True
-        (container,) = jobs[name]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        (container,) = jobs[name]["spec"]["template"]["spec"]["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
-    torchrun = pod_templates(manifests)["CronJob/shardwright-worker-comm"]["spec"]["containers"][0]
+    torchrun = pod_templates(manifests)["Job/shardwright-worker-comm"]["spec"]["containers"][0]
     assert "--nproc-per-node=8" in torchrun["command"]
 
 

@@ -22,6 +22,7 @@ from shardwright.domain import (
     check_memory,
     check_plan,
     device_memory_bytes,
+    merge_columns,
     sharding_type,
 )
 
@@ -43,6 +44,25 @@ def test_columns_may_be_uneven_and_share_devices() -> None:
     assert kind(*reversed(columns(T, 4, 8, 4))) is ShardingType.COLUMN_WISE
 
 
+def test_merging_gives_each_device_one_shard_of_the_same_columns_in_number() -> None:
+    merged = merge_columns(ShardingPlan(tuple(columns(T, 4, 8, 4, devices=(2, 0, 2)))))
+    assert [(s.device, s.column_offset, s.num_columns) for s in merged.shards] == [
+        (2, 0, 8),
+        (0, 8, 8),
+    ]
+    assert kind(*merged.shards) is ShardingType.COLUMN_WISE
+
+
+def test_merging_all_columns_leaves_a_whole_table() -> None:
+    merged = merge_columns(ShardingPlan(tuple(columns(T, 4, 12, devices=(3, 3)))))
+    assert merged.shards == (whole(T, 3),)
+
+
+def test_merging_leaves_rows_alone() -> None:
+    by_rows = ShardingPlan(tuple(rows(T, 4)))
+    assert merge_columns(by_rows) == by_rows
+
+
 @pytest.mark.parametrize(
     ("shards", "says"),
     [
@@ -52,6 +72,7 @@ def test_columns_may_be_uneven_and_share_devices() -> None:
         ([columns(T, 4, 12)[0], columns(T, 8, 8)[1]], "expected 4, got 8"),
         ([columns(T, 12, 4)[0], columns(T, 8, 8)[1]], "expected 12, got 8"),
         (columns(T, 6, 10), "multiple of 4, got 6"),
+        (columns(T, 4, 12, devices=(2, 2)), r"equally wide .* got \[4, 12\] on device 2"),
         ([whole(T, 0), whole(T, 1)], "without gap or overlap"),
         ([], "has no shard"),
         ([whole(T, 4)], r"below num_devices \(4\), got 4"),

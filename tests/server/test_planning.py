@@ -245,8 +245,8 @@ def test_evaluate_rejects_plans_that_cannot_run():
 
 def test_evaluate_scores_any_widths():
     task = problem([table("a", dim=100)], devices=3)
-    shards = [Shard("a", 2, 0, 1000, 0, 4), Shard("a", 0, 0, 1000, 4, 76)]
-    result = score(task, ShardingPlan((*shards, Shard("a", 2, 0, 1000, 80, 20))))
+    shards = [Shard("a", 2, 0, 1000, 0, 12), Shard("a", 0, 0, 1000, 12, 76)]
+    result = score(task, ShardingPlan((*shards, Shard("a", 2, 0, 1000, 88, 12))))
     compute = [d.compute_ms for d in result.devices]
     assert compute[1] == 0 < min(compute[0], compute[2])
 
@@ -348,3 +348,13 @@ def test_neuroshard_keeps_tables_whole_when_no_split_is_allowed():
     task = problem([table("a"), table("b", constraints=WHOLE)])
     options = SearchOptions(algorithm=Algorithm.NEUROSHARD, max_column_splits=0)
     check_constraints(ask(task, options).plan, task, options)
+def test_no_device_gets_two_shards_of_a_table():
+    # most splits go to the big table: more pieces than devices
+    big = table("big", rows=4_000_000, dim=128, pooling=20.0)
+    small = [table(f"t{i}", rows=1000, dim=16) for i in range(3)]
+    task = problem([big, *small], 3)
+    options = SearchOptions(max_column_splits=6)
+    found = plan(PlanRequest(task, options), FakeCostModel(), deadline_s=None).plan
+    placed = [(shard.table, shard.device) for shard in found.shards]
+    assert len(placed) == len(set(placed))
+    assert check_plan(found, task)["big"] is ShardingType.COLUMN_WISE

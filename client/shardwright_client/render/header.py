@@ -14,7 +14,7 @@ from shardwright.domain import (
     ShardingProblem,
     StoppedBy,
 )
-from shardwright_client.render.layout import GIB, clean, count, facts_grid, milliseconds
+from shardwright_client.render.layout import clean, count, facts_grid, gibibytes, milliseconds
 
 
 def print_plan_header(console: Console, problem: ShardingProblem, result: PlanResult) -> None:
@@ -50,7 +50,7 @@ def _print_title(console: Console, what: str, problem: ShardingProblem) -> None:
     console.print(Text(title, style="bold"))
     console.print(
         Text(
-            f"{problem.total_bytes / GIB:,.1f} GiB of weights and {problem.optimizer.value} "
+            f"{gibibytes(problem.total_bytes)} GiB of weights and {problem.optimizer.value} "
             f"state, global batch {problem.global_batch_size:,}",
             style="bright_black",
         )

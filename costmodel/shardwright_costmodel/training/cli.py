@@ -58,6 +58,7 @@ def shardwright_train(
         _require_name("--name", name)
         _require_name("--version", version)
         dataset = load(data)
+        _require_new(Registry(out), dataset.hardware, version)
         with _progress(log) as progress:
             bundle = train(
                 dataset,
@@ -75,7 +76,7 @@ def shardwright_train(
         payload = {"url": entry.url, "manifest": bundle.manifest.model_dump(mode="json")}
         print(json.dumps(payload, indent=1))
     else:
-        _print_summary(Console(), bundle.manifest, entry)
+        _print_summary(Console(highlight=False), bundle.manifest, entry)
 
 
 def _require_name(option: str, value: str | None) -> None:
@@ -84,6 +85,13 @@ def _require_name(option: str, value: str | None) -> None:
         raise CostModelError(
             f"{option} must begin with a letter or digit and go on with those, '.', '_', '+' or "
             f"'-', 128 in all at most; got {value!r}"
+        )
+
+
+def _require_new(registry: Registry, hardware: str, version: str | None) -> None:
+    if version in [entry.version for entry in registry.list() if entry.hardware == hardware]:
+        raise CostModelError(
+            f"{registry.root_url} already holds {hardware} {version}; choose another --version"
         )
 
 

@@ -101,8 +101,10 @@ def fit(
         if best == epoch:
             best_weights = copy.deepcopy(objective.module.state_dict())
         progress = max((epoch + 1) / epochs, (time.monotonic() - started) / settings.max_seconds)
-        on_epoch(min(progress, 1.0), history[-1])
-        if progress >= 1.0 or epoch - best > max(10.0, settings.patience * epochs):
+        stalled = epoch - best > max(10.0, settings.patience * epochs)
+        ended = stalled or progress >= 1.0
+        on_epoch(1.0 if ended else progress, history[-1])
+        if ended:
             break
     objective.module.load_state_dict(best_weights)
     return FitResult(len(history), tuple(history), best)

@@ -21,6 +21,7 @@ from shardwright.domain.plan import (
     check_memory,
     check_plan,
     device_memory_bytes,
+    merge_columns,
     sharding_type,
 )
 from shardwright.domain.problem import Optimizer, ShardingProblem
@@ -89,5 +90,6 @@ __all__ = [
     "colocation_groups",
     "contradictions",
     "device_memory_bytes",
+    "merge_columns",
     "sharding_type",
 ]

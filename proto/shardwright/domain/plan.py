@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -122,7 +122,45 @@ def _check_columns(table: EmbeddingTable, shards: tuple[Shard, ...]) -> None:
         f"shards of table {table.name!r} must cover its {table.embedding_dim} columns, "
         f"got {covered}",
     )
+    for device, widths in _widths_per_device(shards).items():
+        checks.require(
+            len(widths) == 1,
+            "num_columns",
+            f"shards of table {table.name!r} on one device must be equally wide (TorchRec takes "
+            f"all of them to be as wide as the first), got {sorted(widths)} on device {device}; "
+            "make them one shard",
+        )
     checks.raise_if_any(IllegalPlanError)
+
+
+def _widths_per_device(shards: Iterable[Shard]) -> dict[int, set[int]]:
+    widths: dict[int, set[int]] = {}
+    for shard in shards:
+        widths.setdefault(shard.device, set()).add(shard.num_columns)
+    return widths
+
+
+def merge_columns(plan: ShardingPlan) -> ShardingPlan:
+    """The plan with the column shards of a table that lie on one device made one.
+
+    No device holds more or fewer columns of a table than before, but which ones may change: a
+    device's columns follow one another, devices in the order of their first column. Tables that are
+    not cut in columns stay as they are.
+    """
+    merged: list[Shard] = []
+    for shards in plan.by_table.values():
+        if len({s.column_offset for s in shards}) < len(shards):
+            merged += shards  # not cut in columns
+            continue
+        width: dict[int, int] = {}
+        for shard in shards:
+            width[shard.device] = width.get(shard.device, 0) + shard.num_columns
+        offset = 0
+        for device, num_columns in width.items():
+            first = shards[0]
+            merged.append(Shard(first.table, device, 0, first.num_rows, offset, num_columns))
+            offset += num_columns
+    return ShardingPlan(tuple(merged))
 
 
 def _row_wise_type(
