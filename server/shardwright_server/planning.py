@@ -75,9 +75,17 @@ def plan(
     )
     planner = _Planner(request, cost_model)
 
+    least_ms = math.inf
+
     def improved(better: ShardingPlan) -> None:
-        if on_improvement is not None:
-            on_improvement(planner.result(better, None))
+        nonlocal least_ms
+        if on_improvement is None:
+            return
+        result = planner.result(better, None)
+        # merging a table's pieces on a device may change costs, so that a plan is no better after
+        if result.cost_ms < least_ms:
+            least_ms = result.cost_ms
+            on_improvement(result)
 
     found = SEARCHES[request.options.algorithm](
         planner.evaluator, request.options, budget, improved

@@ -61,7 +61,8 @@ def _check_types(
     )
     reachable = {
         ShardingType.TABLE_WISE: True,
-        ShardingType.COLUMN_WISE: table.embedding_dim >= 2 * table.constraints.min_column_width,
+        ShardingType.COLUMN_WISE: table.embedding_dim >= 2 * table.constraints.min_column_width
+        and (len(devices) > 1 or cluster.num_devices == 1),
         ShardingType.ROW_WISE: len(devices) == cluster.num_devices,
         ShardingType.TABLE_ROW_WISE: whole_host,
         ShardingType.DATA_PARALLEL: len(devices) == cluster.num_devices,
@@ -72,7 +73,7 @@ def _check_types(
         f"{[kind.value for kind in types]} cannot be kept together with embedding_dim "
         f"{table.embedding_dim}, min_column_width {table.constraints.min_column_width} and the "
         f"{len(devices)} allowed of {cluster.num_devices} devices: column_wise needs two column "
-        "ranges of that width, row_wise and data_parallel need all devices, table_row_wise a host",
+        "ranges of that width and two devices, row_wise and data_parallel need all devices, table_row_wise a host",
     )
 
 
@@ -93,8 +94,8 @@ def _alike(kind: ShardingType, problem: ShardingProblem) -> set[ShardingType]:
     """The sharding types whose shards are the same as these on a cluster of this shape."""
     cluster = problem.cluster
     by_rows = {ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE}
-    if cluster.num_devices == 1 and kind is ShardingType.TABLE_WISE:
-        return {kind, *by_rows, ShardingType.DATA_PARALLEL}
+    if cluster.num_devices == 1:
+        return set(ShardingType)
     if cluster.devices_per_host == 1 and kind is ShardingType.TABLE_WISE:
         return {kind, ShardingType.TABLE_ROW_WISE}
     return by_rows if cluster.num_hosts == 1 and kind in by_rows else {kind}
