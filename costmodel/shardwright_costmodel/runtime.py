@@ -46,13 +46,16 @@ class OnnxCostModel:
     def __init__(self, bundle: Bundle) -> None:
         self._manifest = bundle.manifest
         self.encoding_size = bundle.manifest.encoding_size
-        shard_width, comm_width = len(SHARD_COLUMNS), len(COMM_COLUMNS)
-        size = self.encoding_size
-        self._encoder = _Graph(bundle, COMPUTE_ENCODER, shard_width, size)
-        self._head = _Graph(bundle, COMPUTE_HEAD, size, 2)
-        self._forward_comm = _Graph(bundle, FORWARD_COMM, comm_width, 1)
-        self._backward_comm = _Graph(bundle, BACKWARD_COMM, comm_width, 1)
-        self._all_reduce = _Graph(bundle, ALL_REDUCE, len(ALL_REDUCE_COLUMNS), 1)
+        size, comm = self.encoding_size, (len(COMM_COLUMNS), 1)
+
+        def graph(name: str, widths: tuple[int, int]) -> Graph:
+            return Graph(bundle.graphs[name], name, bundle.describe(name), widths)
+
+        self._encoder = graph(COMPUTE_ENCODER, (len(SHARD_COLUMNS), size))
+        self._head = graph(COMPUTE_HEAD, (size, 2))
+        self._forward_comm = graph(FORWARD_COMM, comm)
+        self._backward_comm = graph(BACKWARD_COMM, comm)
+        self._all_reduce = graph(ALL_REDUCE, (len(ALL_REDUCE_COLUMNS), 1))
 
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> OnnxCostModel:
@@ -189,11 +192,22 @@ class OnnxCostModel:
         return warnings
 
 
-class _Graph:
-    """One graph: a batch of rows in, a batch of rows out."""
+class Graph:
+    """One graph in a session of its own: a batch of rows in, a batch of rows out.
 
-    def __init__(self, bundle: Bundle, name: str, in_width: int, out_width: int) -> None:
-        place = bundle.describe(name)
+    Args:
+        content: Serialised ONNX.
+        name: One of `GRAPH_NAMES`, which fixes its ports.
+        place: Where it comes from, for messages.
+        widths: Columns of the input and of every output; None: whatever the graph has.
+
+    Raises:
+        BundleError: When ONNX Runtime cannot load it, or it has other inputs or outputs.
+    """
+
+    def __init__(
+        self, content: bytes, name: str, place: str, widths: tuple[int, int] | None = None
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -202,14 +216,15 @@ class _Graph:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                bundle.graphs[name], options, providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime's errors share no other base
             raise BundleError(f"{place}: ONNX Runtime cannot load it: {error}") from error
         self._input, self._outputs = GRAPH_PORTS[name]
-        _check_ports(place, "input", self._session.get_inputs(), (self._input,), in_width)
-        _check_ports(place, "output", self._session.get_outputs(), self._outputs, out_width)
-        self._widths = in_width, out_width
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._widths = widths or (inputs[0].shape[1], outputs[0].shape[1])
+        _check_ports(place, "input", inputs, (self._input,), self._widths[0])
+        _check_ports(place, "output", outputs, self._outputs, self._widths[1])
 
     def run(self, rows: FloatArray, output: int = 0) -> FloatArray:
         """Runs rows `[n, in_width]` and returns one output, `[n, out_width]`, both float32."""

@@ -348,12 +348,14 @@ def test_neuroshard_keeps_tables_whole_when_no_split_is_allowed():
     task = problem([table("a"), table("b", constraints=WHOLE)])
     options = SearchOptions(algorithm=Algorithm.NEUROSHARD, max_column_splits=0)
     check_constraints(ask(task, options).plan, task, options)
+
+
 def test_no_device_gets_two_shards_of_a_table():
     # most splits go to the big table: more pieces than devices
     big = table("big", rows=4_000_000, dim=128, pooling=20.0)
     small = [table(f"t{i}", rows=1000, dim=16) for i in range(3)]
     task = problem([big, *small], 3)
-    options = SearchOptions(max_column_splits=6)
+    options = SearchOptions(algorithm=Algorithm.NEUROSHARD, max_column_splits=6)
     found = plan(PlanRequest(task, options), FakeCostModel(), deadline_s=None).plan
     placed = [(shard.table, shard.device) for shard in found.shards]
     assert len(placed) == len(set(placed))

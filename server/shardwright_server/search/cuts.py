@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.domain import ShardingType
-from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.lots import Lot, LotBook, even_widths
 from shardwright_server.search.pieces import Float64Array, IntArray
 
@@ -58,12 +57,13 @@ class Cutter:
         self._columns_only = columns_only
         self._evaluator = book.evaluator
         self.cuts: Cuts = [self.least(lot) for lot in range(len(book.lots))]
-        self._total_encoding: FloatArray = np.zeros(book.catalog.encodings.shape[1], np.float64)
+        self._total_encoding: Float64Array = np.zeros(book.catalog.encodings.shape[1])
         self._total_dim = 0.0
         for cut in self.cuts:
             encoding, dim = self._weight(cut)
             self._total_encoding += encoding
             self._total_dim += dim
+        self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
         self._transfers = self._transfer_curve()
         self._alone_ms: Float64Array = np.array([self._largest_ms(cut) for cut in self.cuts])
         self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
@@ -128,8 +128,7 @@ class Cutter:
         for _ in range(most_cuts):
             candidates_ms = np.where(self._settled, 0.0, self._alone_ms)
             lot = int(candidates_ms.argmax())
-            average_ms = float(self._average_ms(self._total_encoding[None])[0])
-            if candidates_ms[lot] <= share * average_ms:
+            if candidates_ms[lot] <= share * self._mean_ms:
                 break
             if self._refine(lot, share):
                 passed.append(list(self.cuts))
@@ -143,13 +142,14 @@ class Cutter:
         encodings = self._total_encoding + np.array([e - now for e, _ in weights])
         dims = self._total_dim + np.array([dim - dim_now for _, dim in weights])
         largest_ms = np.array([self._largest_ms(option) for option in options])
-        compute_ms = np.maximum(self._average_ms(encodings), largest_ms / share)
-        judged = compute_ms + self._transfer_ms(dims)
+        average_ms = self._average_ms(encodings)
+        judged = np.maximum(average_ms, largest_ms / share) + self._transfer_ms(dims)
         best = int(judged.argmin())
         self._settled[lot] = best == 0 or options[best].spread is not None
         self.cuts[lot] = options[best]
         self._alone_ms[lot] = largest_ms[best]
         self._total_encoding, self._total_dim = encodings[best], float(dims[best])
+        self._mean_ms = float(average_ms[best])
         return best > 0
 
     def _finer(self, lot: int) -> list[Cut]:

@@ -13,7 +13,6 @@ clock: the same request gives the same plan. Only a time budget or deadline ends
 
 from __future__ import annotations
 
-import math
 import random
 
 from shardwright.domain import SearchOptions, StoppedBy
@@ -37,9 +36,9 @@ _CAPS = (1.02, 1.1, 1.5)
 """On the sum of dims of a device, in multiples of the mean."""
 _MOST_LANE_CELLS = 40_000_000
 """Lots times devices times lanes, at most; bounds memory."""
-_STEPS = 8
-_STEPS_BY_SIZE = 1.0
-"""Steps: the first number plus the second times the root of tables times devices."""
+_LEAST_STEPS = 18
+_STEPS_EXPONENT = 0.85
+"""Steps: the number of lots to this power, but no less than the first number."""
 _FIRST_CLIMB = 3
 """The first climb may take so many times these steps."""
 _CLIMB_STEPS = 12
@@ -90,8 +89,7 @@ class _LocalSearch:
         self._budget = budget
         self._on_improvement = on_improvement
         self._random = random.Random(options.seed)
-        size = len(self._book.lots) * self._book.num_devices
-        self._steps_left = _STEPS + int(_STEPS_BY_SIZE * math.sqrt(size))
+        self._steps_left = max(_LEAST_STEPS, int(len(self._book.lots) ** _STEPS_EXPONENT))
 
     def run(self) -> None:
         """Searches to the end; `best` holds a plan unless this raises another than OutOfTime."""
@@ -133,7 +131,8 @@ class _LocalSearch:
         """Distinct ways to cut the lots, with and without spreading them."""
         most_cuts = 4 * self._book.num_devices + len(self._book.lots)
         ways: list[Cuts] = []
-        for columns_only in (True, False):
+        families = (True, False) if any(lot.spreads for lot in self._book.lots) else (True,)
+        for columns_only in families:
             cutter = Cutter(self._book, columns_only=columns_only)
             ways.append(list(cutter.cuts))
             for share in _SHARES:

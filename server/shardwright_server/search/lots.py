@@ -26,7 +26,7 @@ from shardwright_server.search.pieces import IntArray, Piece
 
 BoolArray = npt.NDArray[np.bool_]
 
-_MOST_WIDTHS = 50_000
+_MOST_KINDS = 50_000
 
 SPREADS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE, ShardingType.DATA_PARALLEL)
 
@@ -98,7 +98,7 @@ class LotBook:
         wholes = self.catalog.whole_tables()
         self._units: dict[tuple[int, int], int] = {}
         self._spreads: dict[tuple[int, ShardingType], int] = {}
-        self._parts: dict[int, list[tuple[int, int]]] = {}
+        self._parts: dict[int, tuple[list[int], list[int]]] = {}
         groups = {members[0]: members for members in colocation_groups(problem.tables).values()}
         grouped = {i for members in groups.values() for i in members}
         members = [groups.get(i, [i]) for i in range(len(problem.tables)) if i in groups or i not in grouped]
@@ -109,18 +109,25 @@ class LotBook:
             self.lots.append(self._lot(i, tables))
             whole = wholes[tables[0]] if len(tables) == 1 else self.catalog.group([wholes[t] for t in tables])
             self._units[i, self.lots[i].columns] = whole
-        self._meet_widths()
+        self._meet_all()
 
-    def _meet_widths(self) -> None:
-        """Encodes all widths of the lots that can be cut in one call, if they are not too many."""
+    def _meet_all(self) -> None:
+        """Encodes all widths and spreads in one call, if they are not too many."""
+        lots = list(enumerate(self.lots))
+        spreads = [(i, kind) for i, lot in lots for kind in lot.spreads]
         widths = [
             (i, width)
-            for i, lot in enumerate(self.lots)
+            for i, lot in lots
             if lot.cut
             for width in range(lot.min_width, lot.columns, COLUMN_MULTIPLE)
         ]
-        if len(widths) <= _MOST_WIDTHS:
-            self.units(widths)
+        if len(widths) + len(spreads) > _MOST_KINDS:
+            return
+        pieces = [Piece(self.lots[i].tables[0], width) for i, width in widths]
+        pieces += [self._spread_piece(i, kind) for i, kind in spreads]
+        ids = self.catalog.ids(pieces)
+        self._units.update(zip(widths, ids, strict=False))
+        self._spreads.update(zip(spreads, ids[len(widths) :], strict=True))
 
     def _allow(self, lot: int, tables: list[int]) -> None:
         for table in tables:
@@ -208,22 +215,23 @@ class LotBook:
         Returns:
             Position of the unit, catalog id of what goes, and of what stays (-1: nothing).
         """
-        columns = self.catalog.num_columns
-        new = [(lot, kind) for lot, kind in zip(lots, kinds, strict=True) if kind not in self._parts]
-        for lot, kind in new:
-            width, facts = int(columns[kind]), self.lots[lot]
-            self._parts[kind] = _parts(width, facts.min_width) if facts.cut else []
-        self.units((lot, w) for lot, kind in new for part in self._parts[kind] for w in part)
+        for lot, kind in zip(lots, kinds, strict=True):
+            if kind not in self._parts:
+                self._parts[kind] = self._kind_parts(lot, kind)
         rows, goes, stays = [], [], []
-        for row, (lot, kind) in enumerate(zip(lots, kinds, strict=True)):
-            rows.append(row)
-            goes.append(kind)
-            stays.append(-1)
-            for go, stay in self._parts[kind]:
-                rows.append(row)
-                goes.append(self._units[lot, go])
-                stays.append(self._units[lot, stay])
+        for row, kind in enumerate(kinds):
+            kind_goes, kind_stays = self._parts[kind]
+            rows += [row] * len(kind_goes)
+            goes += kind_goes
+            stays += kind_stays
         return np.array(rows, np.int64), np.array(goes, np.int64), np.array(stays, np.int64)
+
+    def _kind_parts(self, lot: int, kind: int) -> tuple[list[int], list[int]]:
+        facts = self.lots[lot]
+        width = int(self.catalog.num_columns[kind])
+        parts = _parts(width, facts.min_width) if facts.cut else []
+        ids = self.units((lot, w) for part in parts for w in part)
+        return [kind, *ids[0::2]], [-1, *ids[1::2]]
 
     def shifts(
         self, lots: list[int], kinds: list[int], others: list[int]
