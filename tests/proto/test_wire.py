@@ -80,11 +80,11 @@ def test_options_of_zero_are_not_absent() -> None:
     assert fields(caught.value) == ["time_budget"]
 
 
-def test_an_absent_dtype_is_fp32_and_an_absent_algorithm_neuroshard() -> None:
+def test_an_absent_dtype_is_fp32_and_an_absent_algorithm_local_search() -> None:
     message = wire.table_to_proto(table())
     message.ClearField("weight_dtype")
     assert wire.table_from_proto(message).weight_dtype is WeightDtype.FP32
-    assert wire.options_from_proto(problem_pb2.SearchOptions()).algorithm is Algorithm.NEUROSHARD
+    assert wire.options_from_proto(problem_pb2.SearchOptions()).algorithm is Algorithm.LOCAL_SEARCH
 
 
 def test_the_optimizer_is_never_guessed() -> None:

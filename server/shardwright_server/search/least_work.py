@@ -81,7 +81,9 @@ class _Collector:
         reaches = Reaches(self._problem.cluster)
         tables = self._problem.tables
         self._reach = [reaches.of(table) for table in tables]
-        self._types = [frozenset(allowed_sharding_types(table, options)) for table in tables]
+        # on a single device every way to cut leaves a table whole
+        always = {ShardingType.TABLE_WISE} if self._problem.cluster.num_devices == 1 else set()
+        self._types = [frozenset({*allowed_sharding_types(t, options), *always}) for t in tables]
         size = len(tables), cost_model.encoding_size
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
         self._busiest: list[FloatArray] = []
