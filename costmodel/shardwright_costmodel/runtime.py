@@ -19,7 +19,12 @@ from shardwright_costmodel.bundle import (
     Bundle,
 )
 from shardwright_costmodel.errors import BundleError
-from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS, FloatArray
+from shardwright_costmodel.features import (
+    ALL_REDUCE_COLUMNS,
+    COMM_COLUMNS,
+    SHARD_COLUMNS,
+    FloatArray,
+)
 
 ROW_MULTIPLE = 16
 """Batches are padded to a multiple of this, so that every row goes through the same vector code:

@@ -21,7 +21,12 @@ from shardwright_costmodel.bundle import (
     GRAPH_PORTS,
 )
 from shardwright_costmodel.errors import ExportError
-from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS, FloatArray
+from shardwright_costmodel.features import (
+    ALL_REDUCE_COLUMNS,
+    COMM_COLUMNS,
+    SHARD_COLUMNS,
+    FloatArray,
+)
 from shardwright_costmodel.runtime import Graph
 from shardwright_costmodel.training.models import (
     AllReduceModel,
@@ -199,7 +204,9 @@ def _require_independent_rows(name: str, graph: bytes, rows: FloatArray) -> None
         counts = np.exp(generator.uniform(0.0, np.log(2 * _CHECKED_ROWS), _BATCHES)).astype(int)
         for count in counts:
             chosen = generator.integers(0, len(rows), count)
-            differing = (model.run(_misaligned(rows[chosen]), output) != expected[chosen]).any(axis=1)
+            differing = (model.run(_misaligned(rows[chosen]), output) != expected[chosen]).any(
+                axis=1
+            )
             if differing.any():
                 raise ExportError(
                     f"{name}: {output_name} of {differing.sum()} of {count} rows depends on the "

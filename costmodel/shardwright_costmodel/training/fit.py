@@ -135,6 +135,7 @@ def _step(
 @torch.no_grad()
 def _mape_percent(objective: Objective, groups: Tensor) -> float:
     errors = [
-        torch.expm1(objective.errors(part).log_ratio).abs().ravel() for part in torch.split(groups, 4096)
+        torch.expm1(objective.errors(part).log_ratio).abs().ravel()
+        for part in torch.split(groups, 4096)
     ]
     return 100.0 * float(torch.cat(errors).mean())

@@ -14,7 +14,12 @@ import torch
 
 from shardwright.domain import REUSE_BINS
 from shardwright_costmodel.bundle import GRAPH_NAMES, Accuracy, Bundle, Manifest, sha256
-from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS, FloatArray
+from shardwright_costmodel.features import (
+    ALL_REDUCE_COLUMNS,
+    COMM_COLUMNS,
+    SHARD_COLUMNS,
+    FloatArray,
+)
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.data import Split, TrainingData, split_by_combination
 from shardwright_costmodel.training.export import export_graphs
@@ -95,7 +100,10 @@ def train(
     """
     torch.set_num_threads(threads)
     splits = _Splits(
-        *(split_by_combination(d, settings.seed) for d in (data.compute, data.comm, data.all_reduce))
+        *(
+            split_by_combination(d, settings.seed)
+            for d in (data.compute, data.comm, data.all_reduce)
+        )
     )
     fitted = _fit_all(data, splits, settings, report)
     held_out = HeldOut(
@@ -141,13 +149,14 @@ def train(
     return replace(bundle, manifest=manifest.model_copy(update=judged))
 
 
-def _fit_all(
-    data: TrainingData, splits: _Splits, settings: FitSettings, report: Report
-) -> _Fitted:
+def _fit_all(data: TrainingData, splits: _Splits, settings: FitSettings, report: Report) -> _Fitted:
     torch.manual_seed(settings.seed)
     encoder, head = ShardEncoder(), ComputeHead()
     forward_comm, backward_comm, all_reduce = CommModel(), CommModel(), AllReduceModel()
-    compute, comm = torch.from_numpy(splits.compute.training), torch.from_numpy(splits.comm.training)
+    compute, comm = (
+        torch.from_numpy(splits.compute.training),
+        torch.from_numpy(splits.comm.training),
+    )
     reduced = torch.from_numpy(splits.all_reduce.training)
     objectives: dict[str, tuple[Objective, Split]] = {
         "compute": (ComputeObjective(encoder, head, data.compute, compute), splits.compute),
