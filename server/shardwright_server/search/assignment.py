@@ -98,12 +98,23 @@ class Assignment:
         """An assignment of its own, equal to this one."""
         other = object.__new__(Assignment)
         other.__dict__.update(self.__dict__)
-        for name in ("lots", "kinds", "devices", "closed", "encodings", "used_bytes", "dims", "compute_ms"):
+        for name in (
+            "lots",
+            "kinds",
+            "devices",
+            "closed",
+            "encodings",
+            "used_bytes",
+            "dims",
+            "compute_ms",
+        ):
             setattr(other, name, getattr(self, name).copy())
         other.spreads = dict(self.spreads)
         return other
 
-    def rebuilt(self, spreads: dict[int, Spread], units: Iterable[Unit], gone: set[int]) -> Assignment:
+    def rebuilt(
+        self, spreads: dict[int, Spread], units: Iterable[Unit], gone: set[int]
+    ) -> Assignment:
         """The assignment with other spreads, less the units of some lots, plus some units."""
         stays = ~np.isin(self.lots, list(gone))
         keep = (
@@ -169,7 +180,9 @@ class Assignment:
         """The plan; pieces of a table by falling width, then by device."""
         columns = self.book.catalog.num_columns[self.kinds].tolist()
         by_lot: dict[int, list[tuple[int, int]]] = {}
-        for lot, width, device in zip(self.lots.tolist(), columns, self.devices.tolist(), strict=True):
+        for lot, width, device in zip(
+            self.lots.tolist(), columns, self.devices.tolist(), strict=True
+        ):
             by_lot.setdefault(lot, []).append((-width, device))
         shards: list[Shard] = []
         for lot, placed in by_lot.items():

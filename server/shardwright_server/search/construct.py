@@ -78,7 +78,8 @@ class _Greedy:
         self._kinds = _padded([kinds for _, kinds in orders], self.num_steps)
         self._caps = np.array(
             [
-                lane.cap * (self._dims[i].sum() + catalog.num_columns[orders[i][1]].sum())
+                lane.cap
+                * (self._dims[i].sum() + catalog.num_columns[orders[i][1]].sum())
                 / num_devices
                 for i, lane in enumerate(lanes)
             ]

@@ -154,7 +154,9 @@ def shake(assignment: Assignment, drawn: random.Random) -> Assignment:
         shaken += 1
         if shaken == _SHAKEN_UNITS:
             break
-    triples = zip(assignment.lots.tolist(), assignment.kinds.tolist(), devices.tolist(), strict=True)
+    triples = zip(
+        assignment.lots.tolist(), assignment.kinds.tolist(), devices.tolist(), strict=True
+    )
     return Assignment(book, [Unit(*triple) for triple in triples], assignment.spreads)
 
 

@@ -101,13 +101,21 @@ class LotBook:
         self._parts: dict[int, tuple[list[int], list[int]]] = {}
         groups = {members[0]: members for members in colocation_groups(problem.tables).values()}
         grouped = {i for members in groups.values() for i in members}
-        members = [groups.get(i, [i]) for i in range(len(problem.tables)) if i in groups or i not in grouped]
+        members = [
+            groups.get(i, [i])
+            for i in range(len(problem.tables))
+            if i in groups or i not in grouped
+        ]
         self.allowed: BoolArray = np.ones((len(members), self.num_devices), dtype=bool)
         self.lots: list[Lot] = []
         for i, tables in enumerate(members):
             self._allow(i, tables)
             self.lots.append(self._lot(i, tables))
-            whole = wholes[tables[0]] if len(tables) == 1 else self.catalog.group([wholes[t] for t in tables])
+            whole = (
+                wholes[tables[0]]
+                if len(tables) == 1
+                else self.catalog.group([wholes[t] for t in tables])
+            )
             self._units[i, self.lots[i].columns] = whole
         self._meet_all()
 

@@ -148,7 +148,9 @@ class _Packer:
         for kind in facts.spreads:
             per_host = self._book.devices_per_host
             hosts = facts.hosts if kind is ShardingType.TABLE_ROW_WISE else (0,)
-            host = max(hosts, key=lambda h: self._free_bytes[h * per_host : (h + 1) * per_host].min())
+            host = max(
+                hosts, key=lambda h: self._free_bytes[h * per_host : (h + 1) * per_host].min()
+            )
             spread = self._book.spread(lot, kind, host)
             reach = slice(spread.first, spread.first + spread.count)
             needed = int(self._book.catalog.memory_bytes[spread.kind])
