@@ -26,6 +26,7 @@ from shardwright.domain import (
     Shard,
     ShardingPlan,
     ShardingProblem,
+    ShardingType,
     StoppedBy,
     TableConstraints,
     WeightDtype,
@@ -41,7 +42,23 @@ durations = st.integers(1, 86_400 * 10**9).map(lambda ns: ns // 10**9 + ns % 10*
 
 histograms = st.lists(st.floats(0, 1e9), min_size=17, max_size=17).map(tuple).filter(any)
 
-constraints = st.builds(TableConstraints, st.integers(1, 2**14).map(lambda n: 4 * n))
+sharding_types = st.lists(st.sampled_from(ShardingType), unique=True, max_size=5).map(tuple)
+
+
+@st.composite
+def constraints(draw: st.DrawFn) -> TableConstraints:
+    # device 0 is the one that every cluster has
+    devices, excluded = draw(st.sampled_from([((), ()), ((0,), ()), ((), (0,))]))
+    types = draw(sharding_types)
+    in_group = not types or ShardingType.TABLE_WISE in types
+    return TableConstraints(
+        min_column_width=4 * draw(st.integers(1, 2**14)),
+        sharding_types=types,
+        devices=devices,
+        excluded_devices=excluded,
+        colocation_group=draw(texts) if in_group else "",
+    )
+
 
 tables = st.builds(
     EmbeddingTable,
@@ -52,7 +69,7 @@ tables = st.builds(
     reuse_histogram=st.none() | histograms,
     weight_dtype=st.sampled_from(WeightDtype),
     feature_names=st.lists(texts, max_size=3).map(tuple),
-    constraints=constraints,
+    constraints=constraints(),
 )
 
 
@@ -83,6 +100,7 @@ options = st.builds(
     time_budget_s=st.none() | durations,
     algorithm=st.sampled_from(Algorithm),
     seed=st.integers(0, 2**64 - 1),
+    sharding_types=sharding_types.filter(bool),
 )
 
 problems = st.builds(
@@ -116,7 +134,12 @@ device_costs = st.builds(
 cost_model_ids = st.builds(CostModelId, texts, texts, texts, st.sampled_from(CostModelSource))
 
 search_summaries = st.builds(
-    SearchSummary, durations, counts, counts, st.sampled_from(StoppedBy), st.sampled_from(Algorithm)
+    SearchSummary,
+    durations,
+    counts,
+    counts,
+    st.none() | st.sampled_from(StoppedBy),
+    st.sampled_from(Algorithm),
 )
 
 plan_results = st.builds(

@@ -63,6 +63,18 @@ def test_merging_leaves_rows_alone() -> None:
     assert merge_columns(by_rows) == by_rows
 
 
+def test_a_copy_on_every_device_is_data_parallel() -> None:
+    copies = [whole(T, device) for device in range(4)]
+    assert kind(*copies) is ShardingType.DATA_PARALLEL
+    with pytest.raises(IllegalPlanError, match="without gap or overlap"):
+        kind(*copies[:3])
+    plan = ShardingPlan(tuple(copies))
+    assert merge_columns(plan) == plan
+    # weights and, for a copy, a dense gradient; a rowwise state of 4 bytes for each of 10 rows
+    task = problem(T, optimizer=Optimizer.ROWWISE_ADAGRAD)
+    assert device_memory_bytes(plan, task) == [10 * 16 * 4 * 2 + 10 * 4] * 4
+
+
 @pytest.mark.parametrize(
     ("shards", "says"),
     [

@@ -270,8 +270,16 @@ def test_the_fingerprint_of_a_message_is_not_believed() -> None:
     assert wire.plan_from_proto(message).fingerprint == honest
 
 
-@pytest.mark.parametrize("path", ["cost_model.source", "search.stopped_by", "search.algorithm"])
-@pytest.mark.parametrize("number", [0, 77])
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("cost_model.source", 0),
+        ("cost_model.source", 77),
+        ("search.stopped_by", 77),
+        ("search.algorithm", 0),
+        ("search.algorithm", 77),
+    ],
+)
 @given(result=draw.plan_results)
 def test_an_answer_with_an_unknown_number_is_refused(path: str, number: int, result: Any) -> None:
     message = wire.plan_result_to_proto(result)

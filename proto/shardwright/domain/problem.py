@@ -56,7 +56,10 @@ class ShardingProblem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tables", tuple(self.tables))
         names = [table.name for table in self.tables]
-        check_problem_fields(names, self.global_batch_size).raise_if_any()
+        checks = check_problem_fields(names, self.global_batch_size)
+        for i, table in enumerate(self.tables):
+            check_device_names(checks, table, self.cluster, f"tables[{i}].constraints")
+        checks.raise_if_any()
 
     def shard_bytes(self, table: EmbeddingTable, num_rows: int, num_columns: int) -> int:
         """Device memory of a `num_rows` x `num_columns` shard: weights and optimizer state."""

@@ -1,0 +1,144 @@
+"""Constraints against the problem, and plans against constraints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from problems import columns, fields, problem, rows, table, whole
+
+from shardwright.domain import (
+    EmbeddingTable,
+    IllegalPlanError,
+    InvalidValueError,
+    SearchOptions,
+    Shard,
+    ShardingPlan,
+    ShardingType,
+    TableConstraints,
+    allowed_devices,
+    allowed_sharding_types,
+    check_constraints,
+    contradictions,
+)
+
+OPTIONS = SearchOptions()
+TABLE_WISE, COLUMN_WISE = ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE
+ROW_WISE, TABLE_ROW_WISE = ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE
+
+
+def constrained(name: str = "t", columns: int = 16, **limits: Any) -> EmbeddingTable:
+    return table(name, rows=10, columns=columns, constraints=TableConstraints(**limits))
+
+
+def named(tables: list[EmbeddingTable]) -> list[str]:
+    """Fields of the contradictions on 4 devices of 2 hosts."""
+    return [v.field for v in contradictions(problem(*tables), OPTIONS)]
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        ({"min_column_width": 6}, "min_column_width"),
+        ({"devices": (-1,)}, "devices"),
+        ({"devices": (1, 2), "excluded_devices": (1, 2, 3)}, "excluded_devices"),
+        ({"colocation_group": "g" * 513}, "colocation_group"),
+        ({"colocation_group": "g", "sharding_types": (ROW_WISE,)}, "sharding_types"),
+    ],
+)
+def test_a_table_cannot_contradict_itself(limits: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        TableConstraints(**limits)
+    assert fields(caught.value) == [field]
+
+
+def test_devices_that_do_not_exist_are_named() -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        problem(constrained("a"), constrained("b", devices=(4,), excluded_devices=(9,)))
+    assert fields(caught.value) == [
+        "tables[1].constraints.devices",
+        "tables[1].constraints.excluded_devices",
+    ]
+
+
+def test_what_is_allowed() -> None:
+    assert allowed_sharding_types(constrained(), OPTIONS) == OPTIONS.sharding_types
+    only_rows = constrained(sharding_types=(ROW_WISE,))
+    assert allowed_sharding_types(only_rows, OPTIONS) == (ROW_WISE,)
+    assert allowed_sharding_types(constrained(colocation_group="g"), OPTIONS) == (TABLE_WISE,)
+    assert allowed_devices(constrained(devices=(1, 3), excluded_devices=(3,)), 4) == (1,)
+    assert allowed_devices(constrained(), 4) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"sharding_types": (COLUMN_WISE,), "min_column_width": 12},
+        {"sharding_types": (ROW_WISE,), "excluded_devices": (2,)},
+        {"sharding_types": (TABLE_ROW_WISE,), "devices": (0, 2)},
+        {"sharding_types": (ShardingType.DATA_PARALLEL,), "devices": (0, 1, 2)},
+    ],
+)
+def test_types_that_no_cut_can_keep_are_contradictions(limits: dict[str, Any]) -> None:
+    assert named([constrained("a"), constrained("b", **limits)]) == [
+        "tables[1].constraints.sharding_types"
+    ]
+
+
+def test_no_device_left_is_a_contradiction() -> None:
+    assert named([constrained(excluded_devices=(0, 1, 2, 3))]) == [
+        "tables[0].constraints.excluded_devices"
+    ]
+
+
+def test_a_group_needs_a_device_in_common() -> None:
+    apart = [
+        constrained("a", colocation_group="g", devices=(0, 1)),
+        constrained("b", colocation_group="g", excluded_devices=(0, 1)),
+    ]
+    assert named(apart) == ["tables[0].constraints.colocation_group"]
+    together = [apart[0], constrained("b", colocation_group="g", excluded_devices=(0,))]
+    assert named(together) == []
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"sharding_types": (COLUMN_WISE,), "min_column_width": 8},
+        {"sharding_types": (TABLE_ROW_WISE,), "devices": (2, 3)},
+        {"sharding_types": (ROW_WISE, TABLE_WISE), "devices": (1,)},
+    ],
+)
+def test_what_some_cut_can_keep_is_none(limits: dict[str, Any]) -> None:
+    assert named([constrained(**limits)]) == []
+
+
+T = table(rows=10, columns=16)
+
+
+@pytest.mark.parametrize(
+    ("limits", "shards", "field"),
+    [
+        ({"sharding_types": (TABLE_WISE,)}, columns(T, 8, 8), "sharding_types"),
+        ({"devices": (1, 2)}, [whole(T, 0)], "devices"),
+        ({"excluded_devices": (3,)}, rows(T, 3, 3, 3, 1), "devices"),
+        ({"min_column_width": 8}, columns(T, 4, 12), "min_column_width"),
+    ],
+)
+def test_plans_that_break_a_constraint_are_told(
+    limits: dict[str, Any], shards: list[Shard], field: str
+) -> None:
+    task = problem(constrained(T.name, **limits))
+    with pytest.raises(IllegalPlanError) as caught:
+        check_constraints(ShardingPlan(tuple(shards)), task, OPTIONS)
+    assert fields(caught.value) == [f"tables[0].constraints.{field}"]
+    check_constraints(ShardingPlan(tuple(shards)), problem(T), OPTIONS)
+
+
+def test_a_group_that_is_apart_is_told() -> None:
+    pair = [constrained(name, colocation_group="g") for name in "ab"]
+    task = problem(*pair)
+    check_constraints(ShardingPlan(tuple(whole(t, 2) for t in pair)), task, OPTIONS)
+    apart = ShardingPlan((whole(pair[0], 1), whole(pair[1], 2)))
+    with pytest.raises(IllegalPlanError, match="must lie on one device, got"):
+        check_constraints(apart, task, OPTIONS)
