@@ -23,6 +23,14 @@ the encodings of the pieces of different tables add. n is the number of devices,
 there cannot be so many. The same holds for the tables that constraints keep on a set of devices,
 with the size of that set for n; and for a colocation group, with n = 1.
 
+*One way for all channels.* With x = S / n >= z = T / n in every channel, and slopes
+0 <= g_c <= (f(z) - f(z - h_c e_c)) / h_c, which convexity keeps below the derivatives of f at z,
+
+    f(x) >= f(z) + sum_c g_c (x_c - z_c) >= f(z) + (1/n) sum_t min_cuts g . (its encodings) - g . z
+
+where each table is cut in one way for all channels, the best by the weights g. So what the channel
+by channel minimum gave away is won back to first order, from values of f alone.
+
 *Busiest device.* Of every table some device holds, when the table is
     whole          all of it;
     cut in columns at least a 1/m part of its width, where m devices can hold pieces of it: in
@@ -41,8 +49,8 @@ The bound is the largest bound of the computation plus both transfers. Predictio
 float32: `SUM_SLACK` covers the rounding of sums of up to 1600 encodings, in any order, before a
 nondecreasing function; `MODEL_SLACK` that of the graphs.
 
-The bound is weak where the best way to cut differs from channel to channel, where whole tables
-cannot be spread evenly, and where floors lie well below the models.
+The bound is weak where whole tables cannot be spread evenly, where row-wise cuts save computation
+at the price of transfers (both are taken at their best), and where floors lie well below models.
 """
 
 from __future__ import annotations
@@ -59,6 +67,10 @@ from shardwright_server.search.reach import Reach
 
 SUM_SLACK = 1e-4
 MODEL_SLACK = 1e-5
+FLOOR_ROUNDING = 1e-6
+"""Of a floor computed in float32, relative."""
+SLOPE_STEP = 0.2
+"""Steps of the slopes, relative: wide against rounding, narrow against curvature."""
 
 
 def lower_bound_ms(
@@ -76,7 +88,9 @@ def lower_bound_ms(
     work = least_work(evaluator, options, cost_model)
     devices = np.concatenate([_average_devices(work), _group_devices(evaluator, work)])
     compute_ms = max(
-        float(_floor_ms(cost_model, devices).max()), _busiest_device_ms(cost_model, work)
+        float(_floor_ms(cost_model, devices).max()),
+        _one_way_ms(cost_model, work),
+        _busiest_device_ms(cost_model, work),
     )
     return (1.0 - MODEL_SLACK) * (compute_ms + _transfer_ms(evaluator, work, cost_model))
 
@@ -108,6 +122,24 @@ def _most_devices(work: LeastWork, tables: range | list[int]) -> int:
     for reach in {id(work.reach[i]): work.reach[i] for i in tables}.values():
         reached.update(reach.devices.tolist())
     return max(1, min(len(reached), int(work.pieces[list(tables)].sum())))
+
+
+def _one_way_ms(cost_model: CostModel, work: LeastWork) -> float:
+    """The average device's floor, each table cut in one way for all channels, ms."""
+    num_devices = _most_devices(work, range(len(work.total)))
+    least = (1.0 - SUM_SLACK) * work.total.sum(axis=0, dtype=np.float64) / num_devices
+    least = least.astype(np.float32).astype(np.float64)
+    steps = SLOPE_STEP * least
+    points = (np.concatenate([least[None], least - np.diag(steps)])).astype(np.float32)
+    floor_ms = cost_model.compute_floor_ms(points).astype(np.float64).sum(axis=1)
+    # what rounding may have added to a difference of two floors
+    rises_ms = np.maximum(0.0, floor_ms[0] - floor_ms[1:] - 2.0 * FLOOR_ROUNDING * floor_ms[0])
+    steps = least - points[1:].diagonal()
+    slopes = np.divide(rises_ms, steps, out=np.zeros_like(steps), where=steps > 0)
+    weighted = work.weighted(slopes)
+    if weighted is None:
+        return 0.0
+    return float(floor_ms[0] - slopes @ least + (1.0 - SUM_SLACK) * weighted / num_devices)
 
 
 def _group_devices(evaluator: PlanEvaluator, work: LeastWork) -> Float64Array:

@@ -1,7 +1,8 @@
 """The least work that each table brings, however it is cut: what a lower bound is made of.
 
-All of it is per channel of an encoding: the least number that any allowed way to cut the table
-gives to that channel, even where no single way is least in all of them.
+Two measures of it are used. Per channel of an encoding: the least number that any allowed way to
+cut the table gives to that channel, even where no single way is least in all of them. And by
+weights of the channels: the least weighted sum that a single way gives, which is more.
 """
 
 from __future__ import annotations
@@ -25,13 +26,66 @@ from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import Float64Array, IntArray, Piece
 from shardwright_server.search.reach import Reach, Reaches
 
+BoolArray = npt.NDArray[np.bool_]
+
 MAX_UNITS = 256
 """Widest table, in units of 4 columns, whose column cuts are looked at: 1024 columns, the widest
 that cost models are trained on. A wider one that may be cut in columns is taken to be free, which
 leaves a bound valid; cutting it optimally takes the square of its width."""
 
+MAX_KEPT_ROWS = 400_000
+"""Encodings kept for weighing, 128 bytes each; of problems with more, only channels are known."""
+
 _CHUNK_ROWS = 8192
 """Pieces encoded at once; bounds memory, not results."""
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Tables that lie with equal pieces on a number of devices.
+
+    Attributes:
+        tables: `[n] int64`.
+        encodings: `[n, e] float32`, of one piece.
+        devices: Pieces.
+    """
+
+    tables: IntArray
+    encodings: FloatArray
+    devices: int
+
+    def least(self, weights: Float64Array) -> Float64Array:
+        """`[n]`, weighted sums over the devices."""
+        return np.asarray(self.devices * (self.encodings @ weights))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Tables of equal width that lie whole or in column pieces.
+
+    Attributes:
+        tables: `[n] int64`.
+        encodings: `[n, widths, e] float32`, of pieces.
+        widths: `[widths] int64`, in units, rising; the last is the whole table's.
+        allowed: `[n, widths] bool`.
+    """
+
+    tables: IntArray
+    encodings: FloatArray
+    widths: IntArray
+    allowed: BoolArray
+
+    def pieces(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+        """Values of pieces `[n, widths, v]` by width in units `[n, units, v]`; else infinite."""
+        shape = len(values), int(self.widths[-1]), values.shape[2]
+        pieces = np.full(shape, np.inf, dtype=values.dtype)
+        pieces[:, self.widths - 1] = np.where(self.allowed[:, :, None], values, np.inf)
+        return pieces
+
+    def least(self, weights: Float64Array) -> Float64Array:
+        """`[n]`, least weighted sums over all cuts; infinite where none is allowed."""
+        pieces = self.pieces((self.encodings @ weights)[:, :, None])
+        return np.asarray((_cut_rods(pieces) if len(self.widths) > 1 else pieces)[:, -1, 0])
 
 
 @dataclass(frozen=True)
@@ -48,16 +102,37 @@ class LeastWork:
         only_copied: `[t] bool`, tables that must be.
         dims: `[t] float64`, least sum of dims over devices, unless data-parallel.
         pieces: `[t] int64`, devices that a table can reach at most.
+        ways: All ways to cut all tables that are not free; None when they are too many to keep.
+        free: Tables that are too wide to look at, and so bring nothing.
     """
 
     total: FloatArray
     busiest: FloatArray
     busiest_tables: IntArray
     reach: list[Reach]
-    copied: npt.NDArray[np.bool_]
-    only_copied: npt.NDArray[np.bool_]
+    copied: BoolArray
+    only_copied: BoolArray
     dims: Float64Array
     pieces: IntArray
+    ways: list[_Spread | _Columns] | None
+    free: IntArray
+
+    def weighted(self, weights: Float64Array) -> float | None:
+        """The least weighted sum over devices and tables; each table is cut in a single way.
+
+        Args:
+            weights: `[e] float64`, not negative.
+
+        Returns:
+            None when the ways are not known.
+        """
+        if self.ways is None:
+            return None
+        least = np.full(len(self.total), np.inf)
+        for way in self.ways:
+            least[way.tables] = np.minimum(least[way.tables], way.least(weights))
+        least[self.free] = 0.0
+        return float(least[np.isfinite(least)].sum())
 
 
 def least_work(
@@ -86,6 +161,8 @@ class _Collector:
         self._types = [frozenset({*allowed_sharding_types(t, options), *always}) for t in tables]
         size = len(tables), cost_model.encoding_size
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
+        self._ways: list[_Spread | _Columns] | None = []
+        self._kept_rows = 0
         self._busiest: list[FloatArray] = []
         self._busiest_tables: list[IntArray] = []
 
@@ -111,7 +188,16 @@ class _Collector:
             only_copied=copied & [len(types) == 1 for types in self._types],
             dims=np.array([self._dims(i) for i in range(len(self._types))], dtype=np.float64),
             pieces=np.array([self._pieces(i) for i in range(len(self._types))], dtype=np.int64),
+            ways=self._ways,
+            free=free,
         )
+
+    def _keep(self, way: _Spread | _Columns) -> None:
+        self._kept_rows += way.encodings.size // way.encodings.shape[-1]
+        if self._ways is not None:
+            self._ways.append(way)
+        if self._kept_rows > MAX_KEPT_ROWS:
+            self._ways = None
 
     def _dims(self, index: int) -> int:
         """Other ways to cut leave one copy of each output on each device that they reach."""
@@ -134,7 +220,7 @@ class _Collector:
             columns if ShardingType.COLUMN_WISE in types else 1,
         )
 
-    def _copied(self) -> npt.NDArray[np.bool_]:
+    def _copied(self) -> BoolArray:
         least_bytes = int(self._evaluator.memory_bytes.min())
         return np.array(
             [
@@ -152,7 +238,7 @@ class _Collector:
         kind: ShardingType,
         devices: int,
         copies: bool,
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: BoolArray | None = None,
     ) -> None:
         """A way that puts the same piece on a number of devices."""
         if allowed is None:
@@ -160,6 +246,7 @@ class _Collector:
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
             parts = {"copies": devices} if copies else {"row_parts": devices}
             encodings = self._cost_model.encode(self._features(indices, **parts))
+            self._keep(_Spread(indices, encodings, devices))
             self._total[indices] = np.minimum(self._total[indices], encodings * devices)
             self._add_busiest(indices, encodings)
 
@@ -209,14 +296,15 @@ class _Collector:
         features = np.repeat(self._features(indices)[:, None], len(widths), axis=1)
         features[:, :, NUM_COLUMNS_INDEX] = COLUMN_MULTIPLE * widths
         encoded = self._cost_model.encode(features.reshape(-1, features.shape[2]))
-        pieces = np.full((len(indices), units, encoded.shape[1]), np.inf, dtype=np.float32)
-        pieces[:, widths - 1] = encoded.reshape(len(indices), len(widths), -1)
-        for row, i in enumerate(indices):
-            fitting = self._fitting_units(int(i))
-            pieces[row, max(0, fitting) :] = np.inf
-            if ShardingType.TABLE_WISE not in self._types[i]:
-                pieces[row, -1] = np.inf
-        cheapest = _cut_rods(pieces) if least else pieces
+        encoded = encoded.reshape(len(indices), len(widths), -1)
+        fitting = np.array([self._fitting_units(int(i)) for i in indices])
+        allowed = widths <= fitting[:, None]
+        allowed[:, -1] &= [ShardingType.TABLE_WISE in self._types[i] for i in indices]
+        columns = _Columns(indices, encoded, widths, allowed)
+        self._keep(columns)
+        cheapest = columns.pieces(encoded)
+        if least:
+            cheapest = _cut_rods(cheapest)
         self._total[indices] = np.minimum(self._total[indices], cheapest[:, -1])
         share = [self._share(self._reach[i], units, least) - 1 for i in indices]
         # what is at least as wide as the widest share, cut in any way
@@ -238,14 +326,14 @@ class _Collector:
         return -(-units // max(1, most_devices))
 
 
-def _cut_rods(pieces: FloatArray) -> FloatArray:
+def _cut_rods(pieces: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """Least sum of each channel over all ways to make up each width of allowed pieces.
 
     Args:
-        pieces: `[n, units, e] float32`, entry u - 1 for a piece of width u; infinite: not allowed.
+        pieces: `[n, units, e]`, entry u - 1 for a piece of width u; infinite: not allowed.
 
     Returns:
-        `[n, units, e] float32`, entry u - 1 for pieces of total width u.
+        `[n, units, e]`, entry u - 1 for pieces of total width u.
     """
     cheapest = pieces.copy()
     for units in range(2, pieces.shape[1] + 1):
