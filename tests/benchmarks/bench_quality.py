@@ -1,0 +1,104 @@
+"""How good plans are, by the ground truth: asks every side, judges, writes the results file.
+
+python -m tests.benchmarks.bench_quality solve    fills the cache of answers, best left alone
+python -m tests.benchmarks.bench_quality report   judges what the cache holds and writes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+from tests.benchmarks.quality import COLUMN_SIDES, ROW_SIDES, group_names, judge, tasks_of
+from tests.benchmarks.quality_report import report_lines
+from tests.benchmarks.sides import SIDES, Task
+from tests.benchmarks.tight import NUM_TASKS
+
+RESULTS = Path(__file__).parent / "results"
+TODAY = date.today().isoformat()
+GROUPS = list(group_names())
+ALL_SIDES = [*COLUMN_SIDES, *ROW_SIDES]
+
+_GREEDY = ("dim", "size", "lookup", "size_lookup", "random")
+_OURS = ("local_search", "local_search_rows", "neuroshard")
+
+COUNTS: dict[str, dict[str, int]] = {
+    "10-60x4": {
+        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        "annealing": 20,
+        "annealing_long": 4,
+        "annealing_rows": 4,
+        "torchrec": 10,
+        "torchrec_rows": 10,
+    },
+    "20-120x8": {
+        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        "annealing": 20,
+        "annealing_long": 4,
+        "annealing_rows": 4,
+        "torchrec": 3,
+        "torchrec_rows": 3,
+    },
+    "400x32": {
+        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        "neuroshard": 20,
+        "annealing_long": 3,
+        "torchrec": 1,
+    },
+    "1000x128": {
+        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        "neuroshard": 5,
+        "annealing_long": 1,
+        "torchrec": 1,
+    },
+    "workloads": dict.fromkeys((*_GREEDY, *_OURS, "annealing_rows", "annealing_long"), 99)
+    | {"torchrec": 99, "torchrec_rows": 99},
+    "tight": dict.fromkeys((*_OURS, *_GREEDY), NUM_TASKS),
+}
+"""Tasks that each side is asked in each group: fewer where an answer takes minutes."""
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+def solve(
+    group: Annotated[list[str], typer.Option(help="Groups of tasks.")] = GROUPS,
+    side: Annotated[list[str], typer.Option(help="Sides.")] = ALL_SIDES,
+    tasks: Annotated[int, typer.Option(help="At most so many tasks of a group.")] = 1000,
+) -> None:
+    """Asks the sides what the cache does not hold yet."""
+    for task, name in track(list(_questions(group, side, tasks)), description="answers"):
+        SIDES[name].answer(task)
+
+
+@app.command()
+def report(
+    day: Annotated[str, typer.Option(help="Date in the file's name.")] = TODAY,
+    out: Annotated[Path, typer.Option(help="Where results are kept.")] = RESULTS,
+) -> None:
+    """Judges the kept answers and writes the results file."""
+    judged = {
+        group: judge(islice(tasks_of(group), max(COUNTS[group].values())))
+        for group in track(GROUPS, description="judging")
+    }
+    path = out / f"search_quality_roofline-h100_{day}.md"
+    path.write_text("\n".join(report_lines(judged)))
+    typer.echo(str(path))
+
+
+def _questions(groups: list[str], sides: list[str], most: int) -> Iterator[tuple[Task, str]]:
+    for group in groups:
+        counts = COUNTS[group]
+        for index, task in enumerate(islice(tasks_of(group), min(most, max(counts.values())))):
+            for side in sides:
+                if index < counts.get(side, 0):
+                    yield task, side
+
+
+if __name__ == "__main__":
+    app()

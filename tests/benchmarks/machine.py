@@ -1,0 +1,51 @@
+"""What a results file says about where its numbers come from."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from os import cpu_count
+from pathlib import Path
+
+from tests.benchmarks.sides import cost_model
+
+_PACKAGES = ("numpy", "onnxruntime", "torch", "torchrec", "numba")
+
+
+def header(title: str, command: str) -> list[str]:
+    """Title, command, machine and versions, as Markdown lines."""
+    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    model = cost_model().id
+    return [
+        f"# {title}",
+        "",
+        f"- Command: `{command}`",
+        f"- Machine: {_cpu()}, {cpu_count()} cores, {platform.system()} {platform.release()}",
+        f"- Versions: commit {_commit()}, Python {platform.python_version()}, {packages}",
+        f"- Cost model: {model.name} {model.version} of {model.hardware}, {model.source.value}",
+        "",
+    ]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, first column left, others right."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split())
+    return platform.processor()
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "server", "costmodel", "benchmark_worker", "proto")
+    return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")

@@ -1,0 +1,174 @@
+"""Judges kept answers by the truth, and compares sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from tests.benchmarks.sides import SIDES, Task
+from tests.benchmarks.tasks import ROWS, draw_task, workload, workload_names
+from tests.benchmarks.tight import NUM_TASKS, tight_task
+from tests.benchmarks.truth import true_cost
+
+from shardwright.domain import DomainError
+
+COLUMN_SIDES = (
+    "local_search",
+    "neuroshard",
+    "annealing",
+    "annealing_long",
+    "torchrec",
+    "dim",
+    "size",
+    "lookup",
+    "size_lookup",
+    "random",
+)
+"""Sides that cut tables in columns or not at all."""
+
+ROW_SIDES = ("local_search_rows", "annealing_rows", "torchrec_rows")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer and what it is worth.
+
+    Attributes:
+        true_ms: By the roofline; None without a legal plan.
+        predicted_ms: By the side itself; None where it does not say.
+        cpu_s: Process time.
+        note: Why there is no plan.
+    """
+
+    true_ms: float | None
+    predicted_ms: float | None
+    cpu_s: float
+    note: str
+
+
+Judgement = Mapping[str, Mapping[str, Judged]]
+"""By task name, then by side; only what was asked."""
+
+
+def tasks_of(group: str) -> Iterator[Task]:
+    """The tasks of a group, in order; endless for a row of tasks."""
+    if group == "tight":
+        for index in range(NUM_TASKS):
+            yield Task(f"tight/{index}", tight_task(index).problem)
+    elif group == "workloads":
+        for name in workload_names():
+            yield Task(f"workloads/{name}", workload(name))
+    else:
+        index = 0
+        while True:
+            yield Task(f"{group}/{index}", draw_task(ROWS[group], index))
+            index += 1
+
+
+def judge(tasks: Iterable[Task], sides: Sequence[str] = tuple(SIDES)) -> Judgement:
+    """Judges the answers that are kept."""
+    found: dict[str, dict[str, Judged]] = {}
+    for task in tasks:
+        of_task = {side: _judge(task, side) for side in sides}
+        found[task.name] = {side: one for side, one in of_task.items() if one is not None}
+    return found
+
+
+def _judge(task: Task, side: str) -> Judged | None:
+    answer = SIDES[side].kept(task)
+    if answer is None:
+        return None
+    true_ms, note = None, answer.note
+    if answer.plan is not None:
+        try:
+            true_ms = true_cost(answer.plan, task.problem).cost_ms
+        except DomainError as error:  # a plan that breaks a rule is no plan
+            note = f"illegal: {error}"
+    return Judged(true_ms, answer.predicted_ms, answer.cpu_s, note)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of relative differences, as fractions.
+
+    Attributes:
+        count: Tasks.
+        mean: Mean.
+        median: Median.
+        spread: Standard deviation.
+        least: Smallest.
+        most: Largest.
+    """
+
+    count: int
+    mean: float
+    median: float
+    spread: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Summary | None:
+        """None of nothing."""
+        if not values:
+            return None
+        v = np.array(values)
+        return cls(len(v), *map(float, (v.mean(), np.median(v), v.std(), v.min(), v.max())))
+
+
+def cost(of_task: Mapping[str, Judged], side: str) -> float | None:
+    """True cost of a side's plan; None where it was not asked or found none."""
+    return of_task[side].true_ms if side in of_task else None
+
+
+def best_ms(of_task: Mapping[str, Judged], sides: Sequence[str]) -> float | None:
+    """The best true cost that any of the sides found."""
+    found = [c for side in sides if (c := cost(of_task, side)) is not None]
+    return min(found) if found else None
+
+
+def over_best(judgement: Judgement, side: str, rivals: Sequence[str]) -> list[float]:
+    """cost / best - 1 of a side on the tasks where it has a plan; best over `rivals` and itself."""
+    return [
+        own / best - 1.0
+        for of_task in judgement.values()
+        if (own := cost(of_task, side)) is not None
+        and (best := best_ms(of_task, (*rivals, side))) is not None
+    ]
+
+
+def against(judgement: Judgement, side: str, other: str) -> list[float]:
+    """cost / cost of the other - 1 on the tasks where both have a plan."""
+    return [
+        own / theirs - 1.0
+        for of_task in judgement.values()
+        if (own := cost(of_task, side)) is not None and (theirs := cost(of_task, other)) is not None
+    ]
+
+
+def bias(judgement: Judgement, side: str) -> list[float]:
+    """predicted / true - 1 of the plans that a side chose."""
+    return [
+        one.predicted_ms / one.true_ms - 1.0
+        for of_task in judgement.values()
+        if (one := of_task.get(side)) and one.true_ms is not None and one.predicted_ms is not None
+    ]
+
+
+def feasible(judgement: Judgement, side: str) -> tuple[int, int]:
+    """Tasks with a plan, and tasks asked."""
+    asked = [of_task[side] for of_task in judgement.values() if side in of_task]
+    return sum(one.true_ms is not None for one in asked), len(asked)
+
+
+def with_side(judgement: Judgement, side: str) -> Judgement:
+    """Only the tasks that a side was asked."""
+    return {name: of_task for name, of_task in judgement.items() if side in of_task}
+
+
+@cache
+def group_names() -> tuple[str, ...]:
+    """Every group of tasks."""
+    return (*ROWS, "workloads", "tight")

@@ -1,0 +1,179 @@
+"""Everybody who is asked for a plan, and what an answer of theirs depends on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tests.benchmarks import annealing, torchrec_planner
+from tests.benchmarks.answers import Answer, digest, read, write
+from tests.benchmarks.greedy import SCORES, place_greedily, place_randomly
+from tests.benchmarks.tasks import HARDWARE, ROWS, draw_task
+from tests.benchmarks.truth import true_cost
+
+import shardwright.domain as domain
+import shardwright_costmodel.features as features
+import shardwright_costmodel.runtime as runtime
+import shardwright_server.planning as planning
+import shardwright_server.search as search
+from shardwright.domain import (
+    Algorithm,
+    DomainError,
+    PlanRequest,
+    SearchOptions,
+    ShardingPlan,
+    ShardingProblem,
+    ShardingType,
+)
+from shardwright_costmodel.registry import DEFAULT_BUNDLES_URL, Registry
+from shardwright_costmodel.runtime import OnnxCostModel
+
+COLUMNS_ONLY = (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
+WITH_ROWS = (*COLUMNS_ONLY, ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
+
+ANNEALING_S, LONG_ANNEALING_S = 20.0, 60.0
+"""Of process time. The long one, with another seed, shows on some tasks how far the short one is
+from having converged; it is the only one above 8 devices."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem with a name that no other has, such as `10-60x4/17`."""
+
+    name: str
+    problem: ShardingProblem
+
+
+@dataclass(frozen=True)
+class Side:
+    """Somebody who answers tasks.
+
+    Attributes:
+        name: A file name.
+        key: Of everything that an answer depends on besides the task.
+        solve: Answers a task.
+    """
+
+    name: str
+    key: Callable[[], str]
+    solve: Callable[[Task], Answer]
+
+    def answer(self, task: Task) -> Answer:
+        """The kept answer, else a new one, which is kept."""
+        kept = self.kept(task)
+        if kept is None:
+            kept = self.solve(task)
+            write(task.name, self.name, self.key(), task.problem, kept)
+        return kept
+
+    def kept(self, task: Task) -> Answer | None:
+        """The kept answer."""
+        return read(task.name, self.name, self.key(), task.problem)
+
+
+@lru_cache(maxsize=1)
+def cost_model() -> OnnxCostModel:
+    """The shipped bundle of the hardware of all tasks."""
+    return OnnxCostModel.from_bundle(Registry(DEFAULT_BUNDLES_URL).load(HARDWARE, None))
+
+
+def search_options(
+    algorithm: Algorithm, types: tuple[ShardingType, ...] = WITH_ROWS
+) -> SearchOptions:
+    """Default settings but for algorithm and sharding types."""
+    return SearchOptions(algorithm=algorithm, sharding_types=types)
+
+
+def _ours(options: SearchOptions) -> Callable[[Task], Answer]:
+    def solve(task: Task) -> Answer:
+        begin_s = time.process_time()
+        try:
+            request = PlanRequest(task.problem, options)
+            result = planning.plan(request, cost_model(), deadline_s=None)
+        except DomainError as error:
+            return Answer(None, time.process_time() - begin_s, note=str(error))
+        return Answer(result.plan, time.process_time() - begin_s, result.cost_ms)
+
+    return solve
+
+
+@lru_cache(maxsize=1)
+def _search_key() -> str:
+    code = digest(planning, search, features, runtime, domain)
+    return f"bundle {cost_model().id.version} code {code}"
+
+
+@lru_cache(maxsize=1)
+def _annealing_key() -> str:
+    """By what the roofline answers, not by its sources: those grow things that change nothing."""
+    costs = []
+    for row in ROWS.values():
+        problem = draw_task(row, 0)
+        plan = place_randomly(problem, seed=0)
+        if plan:
+            costs.append(f"{true_cost(plan, problem).cost_ms:.6g}")
+    return f"revision {annealing.REVISION}, costs {costs}"
+
+
+def _timed(place: Callable[[Task], ShardingPlan | None]) -> Callable[[Task], Answer]:
+    def solve(task: Task) -> Answer:
+        begin_s = time.process_time()
+        plan = place(task)
+        note = "" if plan else "a table found no room"
+        return Answer(plan, time.process_time() - begin_s, note=note)
+
+    return solve
+
+
+def _annealed(seconds: float, seed: int, in_rows: bool = False) -> Callable[[Task], Answer]:
+    """Starts from the best plan of the rules of thumb and NEUROSHARD."""
+
+    def solve(task: Task) -> Answer:
+        starts = [SIDES[name].answer(task).plan for name in (*SCORES, "neuroshard")]
+        known = [plan for plan in starts if plan]
+        if not known:
+            return Answer(None, 0.0, note="no plan to start from")
+        start = min(known, key=lambda plan: true_cost(plan, task.problem).cost_ms)
+        annealing.compile_kernel(task.problem, start)
+        begin_s = time.process_time()
+        plan = annealing.anneal(
+            task.problem,
+            start,
+            seconds=seconds,
+            seed=seed,
+            in_rows=in_rows,
+            clock=time.process_time,
+        )
+        return Answer(plan, time.process_time() - begin_s)
+
+    return solve
+
+
+def _greedily(score: str) -> Callable[[Task], Answer]:
+    return _timed(lambda task: place_greedily(task.problem, score))
+
+
+SIDES: Mapping[str, Side] = {
+    side.name: side
+    for side in (
+        Side(
+            "local_search", _search_key, _ours(search_options(Algorithm.LOCAL_SEARCH, COLUMNS_ONLY))
+        ),
+        Side("local_search_rows", _search_key, _ours(search_options(Algorithm.LOCAL_SEARCH))),
+        # its semantics are fixed, so that only the models can change its answers
+        Side(
+            "neuroshard",
+            lambda: f"bundle {cost_model().id.version}",
+            _ours(search_options(Algorithm.NEUROSHARD, COLUMNS_ONLY)),
+        ),
+        *(Side(score, lambda: "1", _greedily(score)) for score in SCORES),
+        Side("random", lambda: "1", _timed(lambda task: place_randomly(task.problem, seed=0))),
+        Side("annealing", _annealing_key, _annealed(ANNEALING_S, seed=0)),
+        Side("annealing_long", _annealing_key, _annealed(LONG_ANNEALING_S, seed=1)),
+        Side("annealing_rows", _annealing_key, _annealed(LONG_ANNEALING_S, seed=0, in_rows=True)),
+        Side("torchrec", torchrec_planner.version, torchrec_planner.answer(COLUMNS_ONLY)),
+        Side("torchrec_rows", torchrec_planner.version, torchrec_planner.answer(WITH_ROWS)),
+    )
+}

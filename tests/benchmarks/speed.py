@@ -1,0 +1,128 @@
+"""Times searches in a process of its own, on one core.
+
+A parent asks for a list of tasks and one side; the child pins itself to a core, loads the cost
+model, answers one task unmeasured and then all of them, and prints one JSON object. Processor time
+counts: all runs on one thread, and on a shared machine the wall clock shows the neighbours too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from tests.benchmarks.sides import cost_model
+from tests.benchmarks.tasks import ROWS, draw_task, sized_task, workload
+from tests.server.search.reference import Reference
+
+from shardwright.domain import (
+    Algorithm,
+    DomainError,
+    PlanRequest,
+    SearchOptions,
+    ShardingProblem,
+)
+from shardwright_server import planning
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+LOCAL_SEARCH, NEUROSHARD, REFERENCE = "LOCAL_SEARCH", "NEUROSHARD", "sequential reference"
+SIDES = (LOCAL_SEARCH, NEUROSHARD, REFERENCE)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one side on some tasks.
+
+    Attributes:
+        cpu_s: Processor time of each task.
+        wall_s: Wall clock of each task.
+        plans: How many tasks got a plan.
+        peak_bytes: Most resident memory of the process.
+        idle_bytes: The same before the first task, interpreter and cost model loaded.
+    """
+
+    cpu_s: list[float]
+    wall_s: list[float]
+    plans: int
+    peak_bytes: int
+    idle_bytes: int
+
+
+def time_apart(side: str, tasks: Sequence[str], timeout_s: float) -> Timing | None:
+    """Times tasks by name in a process of its own; None when it does not end in time."""
+    command = [sys.executable, "-m", "tests.benchmarks.speed", side, *tasks]
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | _ONE_THREAD,
+            capture_output=True,
+            timeout=timeout_s,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return Timing(**json.loads(done.stdout))
+
+
+def named_task(name: str) -> ShardingProblem:
+    """`row/index`, `workloads/name` or `sized/tables/devices`."""
+    kind, _, rest = name.partition("/")
+    if kind == "workloads":
+        return workload(rest)
+    if kind == "sized":
+        tables, _, devices = rest.partition("/")
+        return sized_task(int(tables), int(devices), seed=20261102)
+    return draw_task(ROWS[kind], int(rest))
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _search(side: str) -> Callable[[ShardingProblem], bool]:
+    """Answers whether a plan was found."""
+    if side == REFERENCE:
+        model = cost_model()
+        return lambda problem: Reference(problem, model, SearchOptions()).search() is not None
+    options = SearchOptions(algorithm=Algorithm[side])
+
+    def search(problem: ShardingProblem) -> bool:
+        try:
+            planning.plan(PlanRequest(problem, options), cost_model(), deadline_s=None)
+        except DomainError:
+            return False
+        return True
+
+    return search
+
+
+def measure(side: str, tasks: Sequence[str]) -> Timing:
+    """Times tasks here."""
+    problems = [named_task(name) for name in tasks]
+    _search(LOCAL_SEARCH)(sized_task(10, 2, seed=0))  # first calls of libraries
+    search = _search(side)
+    idle_bytes = _peak_bytes()
+    cpu_s, wall_s, plans = [], [], 0
+    for problem in problems:
+        cpu_begin_s, wall_begin_s = time.process_time(), time.perf_counter()
+        plans += search(problem)
+        cpu_s.append(time.process_time() - cpu_begin_s)
+        wall_s.append(time.perf_counter() - wall_begin_s)
+    return Timing(cpu_s, wall_s, plans, _peak_bytes(), idle_bytes)
+
+
+def main() -> None:
+    """The child."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    side, *tasks = sys.argv[1:]
+    print(json.dumps(asdict(measure(side, tasks))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Comparisons of judged answers, and a tiny run of the whole benchmark."""
+
+import pytest
+from tests.benchmarks import answers, bench_quality
+from tests.benchmarks.quality import Judged, Summary, against, bias, feasible, over_best
+from tests.benchmarks.quality_report import report_lines
+from typer.testing import CliRunner
+
+
+def judged(true_ms, predicted_ms=None):
+    return Judged(true_ms, predicted_ms, 0.1, "")
+
+
+JUDGEMENT = {
+    "a": {"neuroshard": judged(2.0, 2.2), "local_search": judged(1.0, 0.9), "dim": judged(4.0)},
+    "b": {"neuroshard": judged(None), "local_search": judged(3.0, 3.0), "dim": judged(2.0)},
+    "c": {"local_search": judged(5.0, 5.5)},
+}
+
+
+def test_over_best_compares_with_the_cheapest_rival_on_tasks_with_a_plan():
+    rivals = ("local_search", "neuroshard", "dim")
+    assert over_best(JUDGEMENT, "local_search", rivals) == pytest.approx([0.0, 0.5, 0.0])
+    assert over_best(JUDGEMENT, "neuroshard", rivals) == pytest.approx([1.0])
+
+
+def test_two_sides_compare_on_tasks_where_both_have_a_plan():
+    assert against(JUDGEMENT, "local_search", "neuroshard") == pytest.approx([-0.5])
+    assert against(JUDGEMENT, "dim", "local_search") == pytest.approx([3.0, -1 / 3])
+
+
+def test_bias_is_of_predicted_over_true():
+    assert bias(JUDGEMENT, "local_search") == pytest.approx([-0.1, 0.0, 0.1])
+    assert bias(JUDGEMENT, "dim") == []
+
+
+def test_feasible_counts_plans_and_questions():
+    assert feasible(JUDGEMENT, "neuroshard") == (1, 2)
+    assert feasible(JUDGEMENT, "annealing") == (0, 0)
+
+
+def test_a_summary_of_nothing_is_none():
+    assert Summary.of([]) is None
+    assert Summary.of([1.0, 3.0]) == Summary(2, 2.0, 2.0, 1.0, 1.0, 3.0)
+
+
+def test_a_must_that_was_not_measured_does_not_hold():
+    groups = ("10-60x4", "20-120x8", "400x32", "1000x128", "workloads", "tight")
+    lines = report_lines(dict.fromkeys(groups, {}))
+    musts = [line for line in lines if line.startswith("| ") and line.endswith("|")]
+    verdicts = [line.rsplit("|", 2)[1].strip() for line in musts if "within 1 %" in line]
+    assert verdicts
+    assert set(verdicts) == {"NO"}
+
+
+def test_a_tiny_run_asks_judges_and_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "ROOT", tmp_path / "answers")
+    counts = {"neuroshard": 2, "local_search": 2, "size": 1}
+    monkeypatch.setattr(bench_quality, "COUNTS", {group: counts for group in bench_quality.GROUPS})
+    run = CliRunner()
+    asked = run.invoke(bench_quality.app, ["solve", "--group", "10-60x4", "--group", "tight"])
+    assert asked.exit_code == 0, asked.output
+    written = run.invoke(
+        bench_quality.app, ["report", "--out", str(tmp_path), "--day", "2026-01-02"]
+    )
+    assert written.exit_code == 0, written.output
+    text = (tmp_path / "search_quality_roofline-h100_2026-01-02.md").read_text()
+    assert "| neuroshard | 2/2 |" in text
+    assert "| size | 1/1 |" in text
+    assert "/work" not in text
