@@ -97,12 +97,12 @@ class _Greedy:
         catalog = self._book.catalog
         lots, kinds = self._lots[lanes, step], self._kinds[lanes, step]
         bytes_after = self._used_bytes[lanes] + catalog.memory_bytes[kinds, None]
-        possible = (bytes_after <= self._book.evaluator.memory_bytes) & self._book.allowed[lots]
-        possible &= ~self._present[lanes, lots]
+        possible: BoolArray = self._book.allowed[lots] & ~self._present[lanes, lots]
+        possible &= bytes_after <= self._book.evaluator.memory_bytes
         dims_after = self._dims[lanes] + catalog.num_columns[kinds, None]
-        wished = possible & (dims_after <= self._caps[lanes, None])
-        some = wished.any(axis=1)
-        wished[~some] = possible[~some]
+        wished: BoolArray = possible & (dims_after <= self._caps[lanes, None])
+        some = np.asarray(wished.any(axis=1))
+        wished = np.where(some[:, None], wished, possible)
         alive = wished.any(axis=1)
         self._alive[lanes[~alive]] = False
         self._put(lanes[alive], kinds[alive], wished[alive], step)

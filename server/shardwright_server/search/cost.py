@@ -25,7 +25,6 @@ from shardwright_costmodel.features import COMM_COLUMNS, FloatArray, comm_featur
 from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import Float64Array, IntArray, Piece, PieceCatalog
 
-
 _GRADIENT_ELEMENT_BYTES = 4
 """Dense gradients travel in fp32."""
 
@@ -220,7 +219,8 @@ class PlanEvaluator:
             shards = plan.by_table[table.name]
             in_rows = any(shard.num_rows != table.num_embeddings for shard in shards)
             # several whole tables are copies
-            copied = len(shards) > 1 and not in_rows and shards[0].num_columns == table.embedding_dim
+            wide = shards[0].num_columns == table.embedding_dim
+            copied = len(shards) > 1 and wide and not in_rows
             row_parts = len(shards) if in_rows else 1
             copies = len(shards) if copied else 1
             for shard in shards:

@@ -17,7 +17,7 @@ import numpy as np
 
 from shardwright.domain import ShardingType
 from shardwright_server.search.lots import Lot, LotBook, even_widths
-from shardwright_server.search.pieces import Float64Array, IntArray
+from shardwright_server.search.pieces import Float64Array
 
 
 @dataclass(frozen=True)

@@ -153,32 +153,48 @@ class LotBook:
         types = allowed_sharding_types(first, self._options)
         least = first.constraints.min_column_width
         hosts = self.allowed[lot].reshape(-1, self.devices_per_host).all(axis=1)
-        everywhere = bool(hosts.all())
-        one_device, one_host = self.num_devices == 1, len(hosts) == 1
-        possible = {
-            ShardingType.ROW_WISE: everywhere and not one_device,
-            ShardingType.TABLE_ROW_WISE: bool(hosts.any()) and not one_device,
-            ShardingType.DATA_PARALLEL: everywhere and not one_device,
-        }
-        spreads = [kind for kind in SPREADS if kind in types and possible[kind]]
-        if one_host and ShardingType.ROW_WISE in spreads and ShardingType.TABLE_ROW_WISE in spreads:
-            spreads.remove(ShardingType.TABLE_ROW_WISE)  # the same
-        single_device_host = self.devices_per_host == 1 and ShardingType.TABLE_ROW_WISE in types
-        if single_device_host and ShardingType.TABLE_ROW_WISE in spreads:
-            spreads.remove(ShardingType.TABLE_ROW_WISE)  # the same as a whole table
+        # on a single device, and on hosts of one, other types come to the same
+        whole = (
+            ShardingType.TABLE_WISE in types
+            or self.num_devices == 1
+            or (self.devices_per_host == 1 and ShardingType.TABLE_ROW_WISE in types)
+        )
         cut = ShardingType.COLUMN_WISE in types and first.embedding_dim >= 2 * least
+        cut = cut and len(tables) == 1 and int(self.allowed[lot].sum()) > 1
+        spreads = self._possible_spreads(types, hosts)
+        if whole or cut:  # a table of fewer rows than devices gains nothing in rows
+            spreads = [kind for kind in spreads if self._parts_of(kind) <= first.num_embeddings]
         return Lot(
             tables=tuple(tables),
             columns=first.embedding_dim if len(tables) == 1 else 0,
             min_width=least,
-            # on a single device every way to spread a table leaves it whole
-            whole=ShardingType.TABLE_WISE in types
-            or single_device_host
-            or (one_device and any(kind in types for kind in SPREADS)),
-            cut=cut and len(tables) == 1,
+            whole=whole,
+            cut=cut,
             spreads=tuple(spreads),
             hosts=tuple(np.flatnonzero(hosts).tolist()),
         )
+
+    def _possible_spreads(
+        self, types: tuple[ShardingType, ...], hosts: BoolArray
+    ) -> list[ShardingType]:
+        """Ways to spread that are allowed and possible; of two that come to the same, one."""
+        if self.num_devices == 1:
+            return []
+        possible = {
+            ShardingType.ROW_WISE: bool(hosts.all()),
+            ShardingType.TABLE_ROW_WISE: bool(hosts.any()) and self.devices_per_host > 1,
+            ShardingType.DATA_PARALLEL: bool(hosts.all()),
+        }
+        spreads = [kind for kind in SPREADS if kind in types and possible[kind]]
+        if len(hosts) == 1 and ShardingType.ROW_WISE in spreads:
+            spreads = [kind for kind in spreads if kind is not ShardingType.TABLE_ROW_WISE]
+        return spreads
+
+    def _parts_of(self, kind: ShardingType) -> int:
+        """Row ranges of a way to spread."""
+        if kind is ShardingType.DATA_PARALLEL:
+            return 1
+        return self.num_devices if kind is ShardingType.ROW_WISE else self.devices_per_host
 
     def unit(self, lot: int, columns: int) -> int:
         """Catalog id of a unit of so many columns."""
@@ -203,8 +219,7 @@ class LotBook:
         table, columns = self.lots[lot].tables[0], self.lots[lot].columns
         if kind is ShardingType.DATA_PARALLEL:
             return Piece(table, columns, copies=self.num_devices)
-        parts = self.num_devices if kind is ShardingType.ROW_WISE else self.devices_per_host
-        return Piece(table, columns, row_parts=parts)
+        return Piece(table, columns, row_parts=self._parts_of(kind))
 
     def spread(self, lot: int, kind: ShardingType, host: int = 0) -> Spread:
         """A lot spread in one of its ways; `host` counts for table-row-wise only."""
@@ -247,7 +262,8 @@ class LotBook:
         """What pairs of units of a lot can become when columns go from the first to the other.
 
         Returns:
-            Position of the pair, catalog ids of the other unit and of the first after it (-1: none).
+            Position of the pair; catalog ids of the other unit after it, and of the first (-1:
+            nothing is left of it).
         """
         columns = self.catalog.num_columns
         rows: list[int] = []

@@ -118,9 +118,9 @@ class _Packer:
         """Packs all lots; returns the first that does not fit."""
         for lot in order:
             facts = self._book.lots[lot]
-            if lot in self._to_spread or not (facts.whole or facts.cut):
-                if not self._spread(lot):
-                    return Misfit(lot, facts.columns)
+            has_units = (facts.whole or facts.cut) and lot not in self._to_spread
+            if not has_units and not self._spread(lot):
+                return Misfit(lot, facts.columns)
         for lot in order:
             if lot in self.spreads:
                 continue
@@ -191,7 +191,7 @@ class _Packer:
 
     def _open(self, lot: int) -> BoolArray:
         """Devices that may take a unit of the lot and have none."""
-        open_devices = self._book.allowed[lot].copy()
+        open_devices: BoolArray = self._book.allowed[lot].copy()
         for device in np.flatnonzero(open_devices):
             if (lot, int(device)) in self._placed:
                 open_devices[device] = False

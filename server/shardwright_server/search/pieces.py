@@ -69,7 +69,8 @@ class PieceCatalog:
         )
         tables, optimizer = problem.tables, problem.optimizer
         self._rows: IntArray = np.array([t.num_embeddings for t in tables], dtype=np.int64)
-        self._weight_bytes: IntArray = np.array([t.weight_dtype.num_bytes for t in tables], np.int64)
+        weight_bytes = [t.weight_dtype.num_bytes for t in tables]
+        self._weight_bytes: IntArray = np.array(weight_bytes, dtype=np.int64)
         self._element_bytes: IntArray = self._weight_bytes + optimizer.state_bytes_per_element
         self._ids: dict[Piece, int] = {}
         self.pieces: list[Piece] = []

@@ -78,4 +78,5 @@ def test_all_are_costed_in_one_batch():
     model = FakeCostModel()
     baselines(PlanEvaluator(random_task(1), model), seed=0)
     # one for the single tables, one for the plans
-    assert model.calls == {"encode": 1, "compute": 2, "forward_comm": 1, "backward_comm": 1}
+    calls = {quantity: count for quantity, count in model.calls.items() if count}
+    assert calls == {"encode": 1, "compute": 2, "forward_comm": 1, "backward_comm": 1}
