@@ -94,7 +94,7 @@ def _alike(kind: ShardingType, problem: ShardingProblem) -> set[ShardingType]:
     """The sharding types whose shards are the same as these on a cluster of this shape."""
     cluster = problem.cluster
     by_rows = {ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE}
-    if cluster.num_devices == 1:
+    if cluster.num_devices == 1 and kind is ShardingType.TABLE_WISE:
         return set(ShardingType)
     if cluster.devices_per_host == 1 and kind is ShardingType.TABLE_WISE:
         return {kind, ShardingType.TABLE_ROW_WISE}

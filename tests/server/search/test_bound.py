@@ -1,15 +1,16 @@
 """The lower bound holds for every legal plan, `shardwright_server.search.bound`."""
 
-from hypothesis import assume, given, settings
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.server.search.convex_cost_model import ConvexCostModel
 from tests.server.search.exhaustive import least_cost_ms
+from tests.server.search.problems import problem, random_task, table
 from tests.server.search.tiny_problems import sharding_options, tiny_problems
 
-from shardwright.domain import (
-    SearchOptions,
-    ShardingType,
-)
+from shardwright.domain import PlanRequest, SearchOptions, ShardingType, TableConstraints
+from shardwright_server.planning import plan
+from shardwright_server.search import least_work
 from shardwright_server.search.bound import lower_bound_ms
 from shardwright_server.search.cost import PlanEvaluator
 
@@ -33,3 +34,90 @@ def test_no_legal_plan_undercuts_the_bound(task, options, seed, waves):
     least = least_cost_ms(task, options, model)
     assume(least is not None)
     assert 0 < bound(task, model, options) <= least
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(task=tiny_problems(), options=sharding_options)
+def test_no_legal_plan_undercuts_the_bound_of_the_shipped_model(task, options, shipped_cost_model):
+    least = least_cost_ms(task, options, shipped_cost_model)
+    assume(least is not None)
+    assert 0 < bound(task, shipped_cost_model, options) <= least
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bound_of_a_convex_model_is_nearly_reached(seed):
+    tables = [table(f"t{i}", pooling=1.0 + i % 3) for i in range(24)]
+    task = problem(tables, devices=4, devices_per_host=2)
+    model = ConvexCostModel(seed, waves=0.0)
+    result = plan(PlanRequest(task, WHOLE), model, deadline_s=None)
+    assert 0 <= result.gap < 0.02
+
+
+@pytest.mark.parametrize("devices", [4, 8])
+def test_the_bound_of_the_shipped_model_is_not_trivial(shipped_cost_model, devices):
+    for seed in range(3):
+        task = random_task(seed, (30, 60), devices)
+        result = plan(PlanRequest(task), shipped_cost_model, deadline_s=None)
+        assert 0 <= result.gap < 1.0
+
+
+def test_tables_pinned_to_a_device_bound_that_device():
+    pinned = TableConstraints(devices=(2,))
+    tables = [table(f"t{i}", constraints=pinned if i < 6 else TableConstraints()) for i in range(9)]
+    task, model = problem(tables, devices=4), ConvexCostModel(1, waves=0.0)
+    free = problem([table(f"t{i}") for i in range(9)], devices=4)
+    result = plan(PlanRequest(task, WHOLE), model, deadline_s=None)
+    assert bound(free, model, WHOLE) < 0.75 * result.lower_bound_ms
+    assert result.gap < 0.02
+
+
+def test_a_table_that_lies_whole_bounds_its_device():
+    tables = [table("hot", pooling=200.0, dim=128), *(table(f"t{i}", dim=4) for i in range(4))]
+    task, model = problem(tables, devices=8), ConvexCostModel(3, waves=0.0)
+    result = plan(PlanRequest(task, WHOLE), model, deadline_s=None)
+    assert result.gap < 0.35
+    assert bound(task, model) < 0.75 * result.lower_bound_ms, "in pieces it could be less"
+
+
+def test_a_group_is_bound_to_one_device():
+    together = TableConstraints(colocation_group="all")
+    task = problem([table(f"t{i}", constraints=together) for i in range(8)], devices=8)
+    model = ConvexCostModel(2, waves=0.0)
+    compute_ms = [d.compute_ms for d in plan(PlanRequest(task), model, deadline_s=None).devices]
+    assert bound(task, model) > 0.99 * max(compute_ms)
+
+
+def test_copies_that_must_be_made_cost_their_all_reduce():
+    def asked(rows):
+        copied = TableConstraints(sharding_types=(ShardingType.DATA_PARALLEL,))
+        return problem([table("a", rows=rows, constraints=copied), table("b")], devices=4)
+
+    model = ConvexCostModel(4, waves=0.0)
+    model._exponents[0] = 0  # the computation does not depend on rows
+    more_ms = bound(asked(2000), model, WHOLE) - bound(asked(1000), model, WHOLE)
+    assert more_ms == pytest.approx(1000 * 64 * 4 * 1e-4, rel=1e-3)
+
+
+def test_weighing_whole_ways_to_cut_never_weakens_a_bound(monkeypatch):
+    task, model = random_task(3), ConvexCostModel(7, waves=0.9)
+    with_ways = bound(task, model)
+    monkeypatch.setattr(least_work, "MAX_KEPT_ROWS", 0)
+    assert 0 < bound(task, model) < with_ways
+
+
+def test_tables_too_wide_to_look_at_weaken_a_bound_only():
+    model = ConvexCostModel(5)
+    narrow = [table(f"t{i}", dim=16) for i in range(6)]
+    wide = table("wide", dim=4 * (least_work.MAX_UNITS + 1))
+    task = problem([*narrow, wide], devices=2)
+    result = plan(PlanRequest(task), model, deadline_s=None)
+    assert bound(problem(narrow, devices=2), model) < result.lower_bound_ms <= result.cost_ms
+
+
+def test_the_bound_of_tables_in_any_order_is_the_same(shipped_cost_model):
+    task = random_task(5)
+    turned = problem(task.tables[::-1], optimizer=task.optimizer)
+    forward, backward = (bound(t, shipped_cost_model) for t in (task, turned))
+    assert forward == pytest.approx(backward, rel=1e-5)
