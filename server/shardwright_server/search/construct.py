@@ -103,7 +103,7 @@ class _Greedy:
         wished: BoolArray = possible & (dims_after <= self._caps[lanes, None])
         some = np.asarray(wished.any(axis=1))
         wished = np.where(some[:, None], wished, possible)
-        alive = wished.any(axis=1)
+        alive: BoolArray = np.asarray(wished.any(axis=1))
         self._alive[lanes[~alive]] = False
         self._put(lanes[alive], kinds[alive], wished[alive], step)
         self._present[lanes[alive], lots[alive], self._devices[lanes[alive], step]] = True

@@ -86,6 +86,14 @@ class Cutter:
         # too large for every device: packing says so
         return Cut((book.unit(lot, facts.columns),))
 
+    def all_spread(self) -> Cuts:
+        """Every lot that may be spread in its first way, the others as they are."""
+        kinds = [lot.spreads for lot in self._book.lots]
+        return [
+            self.spread(lot, kinds[lot][0]) if kinds[lot] else cut
+            for lot, cut in enumerate(self.cuts)
+        ]
+
     def spread(self, lot: int, kind: ShardingType) -> Cut:
         """The cut of a spread lot."""
         found = self._book.spread(lot, kind)

@@ -141,6 +141,8 @@ class _LocalSearch:
             ways.append(list(cutter.cuts))
             for share in _SHARES:
                 ways += _spaced(cutter.refine(share, most_cuts), _WAYS)
+            if not columns_only:
+                ways.append(cutter.all_spread())
         return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
 
     def _climb_from(self, assignment: Assignment) -> bool:
