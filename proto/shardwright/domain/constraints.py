@@ -73,7 +73,8 @@ def _check_types(
         f"{[kind.value for kind in types]} cannot be kept together with embedding_dim "
         f"{table.embedding_dim}, min_column_width {table.constraints.min_column_width} and the "
         f"{len(devices)} allowed of {cluster.num_devices} devices: column_wise needs two column "
-        "ranges of that width and two devices, row_wise and data_parallel need all devices, table_row_wise a host",
+        "ranges of that width and two devices, row_wise and data_parallel need all devices, "
+        "table_row_wise a host",
     )
 
 
