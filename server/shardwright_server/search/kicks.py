@@ -1,7 +1,7 @@
 """Kicks: larger changes from which a climb starts anew.
 
-A switch gives one lot of the slowest device another sharding type, or gathers a spread lot again;
-a shake moves or swaps a few units at random.
+A switch cuts one lot in another way: in more column pieces or fewer, in rows, in copies or not at
+all. A shake moves or swaps a few units at random.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from shardwright_server.search.assignment import Assignment, Unit
 from shardwright_server.search.lots import LotBook, Spread, even_widths
 from shardwright_server.search.pieces import IntArray
 
+_PARTS = (1, 2, 3, 4, 8)
+_MOST_CUT_LOTS = 8
+"""Lots that are cut already, and spread ones, that are looked at: bound the work of a kick."""
 _SHAKEN_UNITS = 3
 _ATTEMPTS = 30
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Another sharding type for one lot.
+    """Another way to cut one lot.
 
     Attributes:
         lot: The lot.
@@ -44,30 +47,57 @@ class Switch:
 
 
 def switches(assignment: Assignment) -> list[Switch]:
-    """Other sharding types for lots of the slowest device and for spread lots; all fit memory.
+    """Other ways to cut lots of the slowest device, and lots that are cut already; all fit memory.
 
-    The most promising first: those with the least computation of the average device and the least
-    transfers at the mean sum of dims, as a climb levels the devices.
+    The most promising first, by what a plan costs at best that is cut so, as in `cuts`: a climb
+    levels the devices, but no device computes less than the largest unit alone.
     """
     book = assignment.book
-    arrival_ms = assignment.compute_ms + assignment.costs.backward_comm_ms[0]
-    slowest = int(arrival_ms.argmax())
-    lots = dict.fromkeys(assignment.lots[assignment.devices == slowest].tolist())
-    found = [Switch(lot, spread) for lot in lots for spread in _spreads(book, lot, assignment)]
-    for lot, present in assignment.spreads.items():
-        others = [spread for spread in _spreads(book, lot, assignment) if spread != present]
-        found += [Switch(lot, spread) for spread in others]
-        found += [Switch(lot, None, tuple(units)) for units in _gathered(assignment, lot)]
+    found = [switch for lot in _lots_to_switch(assignment) for switch in _of_lot(assignment, lot)]
     if not found:
         return []
     loads = [_load(assignment, switch) for switch in found]
     encodings = np.array([encoding for encoding, _, _ in loads])
     flat = np.maximum(encodings, 0.0).reshape(-1, encodings.shape[2])
     average_ms = book.evaluator.compute_ms(flat).reshape(len(found), -1).mean(axis=1)
+    largest_ms = np.array([_largest_unit_ms(assignment, switch) for switch in found])
     means = np.array([dims.mean() for _, dims, _ in loads])
-    judged = average_ms + book.evaluator.transfer_ms(means, means, means).sum(axis=1)
+    transfers_ms = book.evaluator.transfer_ms(means, means, means).sum(axis=1)
+    judged = np.maximum(average_ms, largest_ms) + transfers_ms
     fits = [bool((used <= book.evaluator.memory_bytes).all()) for _, _, used in loads]
     return [found[i] for i in np.argsort(judged, kind="stable") if fits[i]]
+
+
+def _lots_to_switch(assignment: Assignment) -> list[int]:
+    arrival_ms = assignment.compute_ms + assignment.costs.backward_comm_ms[0]
+    slowest = int(arrival_ms.argmax())
+    units = np.bincount(assignment.lots, minlength=len(assignment.book.lots))
+    cut = np.flatnonzero(units > 1)
+    weights_ms = assignment.book.catalog.compute_ms[assignment.book.wholes[cut]]
+    dearest = cut[np.argsort(-weights_ms, kind="stable")[:_MOST_CUT_LOTS]]
+    return list(
+        dict.fromkeys(
+            [
+                *assignment.lots[assignment.devices == slowest].tolist(),
+                *list(assignment.spreads)[:_MOST_CUT_LOTS],
+                *dearest.tolist(),
+            ]
+        )
+    )
+
+
+def _of_lot(assignment: Assignment, lot: int) -> list[Switch]:
+    present = assignment.spreads.get(lot)
+    spreads = _spreads(assignment.book, lot, assignment)
+    found = [Switch(lot, spread) for spread in spreads if spread != present]
+    return found + [Switch(lot, None, units) for units in _recut(assignment, lot)]
+
+
+def _largest_unit_ms(assignment: Assignment, switch: Switch) -> float:
+    others = assignment.kinds[assignment.lots != switch.lot].tolist()
+    spreads = [s.kind for lot, s in assignment.spreads.items() if lot != switch.lot]
+    mine = [unit.kind for unit in switch.units] + ([switch.spread.kind] if switch.spread else [])
+    return float(assignment.book.catalog.compute_ms[[*others, *spreads, *mine]].max())
 
 
 def _load(assignment: Assignment, switch: Switch) -> tuple[FloatArray, IntArray, IntArray]:
@@ -104,20 +134,24 @@ def _spreads(book: LotBook, lot: int, assignment: Assignment) -> list[Spread]:
     return found
 
 
-def _gathered(assignment: Assignment, lot: int) -> list[list[Unit]]:
-    """A spread lot in one, two or four units on the devices with the least computation."""
+def _recut(assignment: Assignment, lot: int) -> list[tuple[Unit, ...]]:
+    """A lot in other numbers of units, on the devices with the least computation."""
     book, facts = assignment.book, assignment.book.lots[lot]
+    present = int((assignment.lots == lot).sum())
     devices = np.argsort(assignment.compute_ms, kind="stable")
     devices = devices[book.allowed[lot, devices]]
     found = []
-    for parts in (1, 2, 4):
-        if not (facts.whole if parts == 1 else facts.cut) or parts > len(devices):
+    for parts in _PARTS:
+        if parts == present or parts > len(devices):
+            continue
+        if not (facts.whole if parts == 1 else facts.cut):
             continue
         widths = [facts.columns] if parts == 1 else even_widths(facts.columns, parts)
         if widths[-1] < facts.min_width:
             continue
         kinds = book.units((lot, width) for width in widths)
-        found.append([Unit(lot, k, int(d)) for k, d in zip(kinds, devices, strict=False)])
+        placed = zip(kinds, devices.tolist(), strict=False)
+        found.append(tuple(Unit(lot, kind, device) for kind, device in placed))
     return found
 
 

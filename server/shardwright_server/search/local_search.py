@@ -4,8 +4,8 @@
 2. `construct`  All ways are placed greedily in lockstep; the cheapest plan is kept.
    `packing`    Where none fits into memory, memory alone decides.
 3. `climb`      Single moves improve it until none helps.
-4. `kicks`      One lot gets another sharding type, or a few units change places at random; the
-                climb begins again from there, and what is cheaper by more than noise is kept.
+4. `kicks`      One lot is cut in another way, or a few units change places at random; the climb
+                begins again from there, and what is cheaper by more than noise is kept.
 
 The effort is bounded by a number of steps that follows from the problem's size, never by the
 clock: the same request gives the same plan. Only a time budget or deadline ends it earlier.

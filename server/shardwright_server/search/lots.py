@@ -84,6 +84,7 @@ class LotBook:
         catalog: The evaluator's.
         lots: The lots: tables in order, a group at its first table.
         allowed: `[lots, w] bool`, devices that constraints allow.
+        wholes: `[lots] int64`, catalog ids of uncut lots.
         num_devices: `w`.
         devices_per_host: Devices of a host.
     """
@@ -117,6 +118,7 @@ class LotBook:
                 else self.catalog.group([wholes[t] for t in tables])
             )
             self._units[i, self.lots[i].columns] = whole
+        self.wholes: IntArray = np.array(list(self._units.values()), dtype=np.int64)
         self._meet_all()
 
     def _meet_all(self) -> None:
