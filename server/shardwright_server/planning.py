@@ -139,6 +139,8 @@ class _Planner:
         A table that must be cut stays cut where all its pieces share a device.
         """
         merged = merge_columns(found)
+        if merged == found:
+            return found
         try:
             check_constraints(merged, self._request.problem, self._request.options)
         except IllegalPlanError:
