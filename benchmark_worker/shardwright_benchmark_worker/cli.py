@@ -56,6 +56,14 @@ OverwriteOption = Annotated[
 MinBatchOption = Annotated[int, typer.Option(help="Smallest global batch drawn.")]
 MaxBatchOption = Annotated[int, typer.Option(help="Largest global batch drawn.")]
 RepetitionsOption = Annotated[int, typer.Option(help="Timed runs of each sample (cpu, cuda).")]
+HeldOutOption = Annotated[
+    bool,
+    typer.Option(
+        "--held-out",
+        help="Draw what training data never has, to judge cost models: other tables of the pool, "
+        "world sizes 6, 12, 24, 48 and 96 (rooflines).",
+    ),
+]
 WarmupOption = Annotated[int, typer.Option(help="Untimed runs before them (cpu, cuda).")]
 
 
@@ -72,7 +80,7 @@ def compute(
     max_shards: Annotated[int, typer.Option(help="Most tables in one operator.")] = 40,
     min_batch_size: MinBatchOption = 512,
     max_batch_size: MaxBatchOption = 262_144,
-    max_dim: Annotated[int, typer.Option(help="Widest table piece drawn.")] = 512,
+    max_dim: Annotated[int, typer.Option(help="Widest table piece drawn.")] = 1024,
     max_memory_bytes: Annotated[
         int | None,
         typer.Option(
@@ -99,6 +107,7 @@ def compute(
     ] = POOL_PATH,
     warmup: WarmupOption = 3,
     repetitions: RepetitionsOption = 11,
+    held_out: HeldOutOption = False,
 ) -> None:
     """Measures fused embedding bags: forward, and backward with the optimizer."""
     profile, hardware = _parse_device(device, hardware)
@@ -122,10 +131,11 @@ def compute(
         num_samples=samples,
         part_size=part_size,
     )
-    tables = read_pool(pool)
+    tables = read_pool(pool).part(held_out)
+    origin = {"pool": pool.name, "held_out": held_out}
     if profile is not None:
         draw = partial(draw_compute_sample, tables, limits, seed)
-        modelled = recording(**_modelled(profile), options=_texts(limits, pool=pool.name))
+        modelled = recording(**_modelled(profile), options=_texts(limits, **origin))
         _record(modelled, partial(roofline.compute_rows, profile, draw), overwrite)
         return
     # torch and fbgemm take seconds to load, and a roofline does not need them
@@ -136,7 +146,7 @@ def compute(
         limits, chosen_optimizers=optimizer is not None, chosen_dtypes=weight_dtype is not None
     )
     draw = partial(draw_compute_sample, tables, limits, seed)
-    options = _texts(limits, pool=pool.name, warmup=warmup, repetitions=repetitions)
+    options = _texts(limits, **origin, warmup=warmup, repetitions=repetitions)
     measured = recording(
         source="measured",
         fingerprint=bench.fingerprint(),
@@ -182,12 +192,12 @@ def comm(
     ] = None,
     warmup: WarmupOption = 2,
     repetitions: RepetitionsOption = 9,
+    held_out: HeldOutOption = False,
     timeout_s: Annotated[
         float, typer.Option(help="A collective that takes longer has lost a rank.")
     ] = 60.0,
 ) -> None:
-    """Measures as many all-to-alls as all-reduces; on cpu and cuda under torchrun, one process per
-    device."""
+    """Measures all-to-alls, and as many all-reduces; under torchrun but for rooflines."""
     profile, hardware = _parse_device(device, hardware)
     limits = CommLimits(
         max_world_size=max_world_size,
@@ -196,6 +206,7 @@ def comm(
         max_device_dim=max_device_dim,
         max_skew_ms=max_skew_ms,
         max_device_bytes=max_device_bytes or _MAX_DEVICE_BYTES.get(device),
+        held_out=held_out,
     )
     recording = partial(
         Recording,

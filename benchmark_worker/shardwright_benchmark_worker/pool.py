@@ -40,6 +40,20 @@ class TablePool:
     def __len__(self) -> int:
         return len(self.num_embeddings)
 
+    def part(self, held_out: bool) -> TablePool:
+        """A tenth of the tables for judging cost models, or the other nine for training them.
+
+        Raises:
+            PoolError: When there are too few tables for a tenth.
+        """
+        chosen = np.arange(len(self)) % 10 == 7
+        chosen = chosen if held_out else ~chosen
+        if not chosen.any():
+            raise PoolError(f"--held-out needs a pool of 8 tables or more, this has {len(self)}")
+        return TablePool(
+            self.num_embeddings[chosen], self.pooling_factor[chosen], self.reuse_histogram[chosen]
+        )
+
 
 @lru_cache(maxsize=4)
 def read_pool(path: Path = POOL_PATH) -> TablePool:

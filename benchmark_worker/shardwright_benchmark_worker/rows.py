@@ -41,6 +41,7 @@ def compute_row(
         sample.embedding_dim.tolist(),
         sample.pooling_factor.tolist(),
         sample.reuse_histogram.astype(np.float32),
+        [None] * len(sample) if sample.batch_size is None else sample.batch_size.tolist(),
         strict=True,
     )
     return {
@@ -53,8 +54,9 @@ def compute_row(
                 "pooling_factor": pooling,
                 "reuse_histogram": reuse,
                 "weight_dtype": dtype,
+                "batch_size": batch_size,
             }
-            for rows, dim, pooling, reuse in tables
+            for rows, dim, pooling, reuse, batch_size in tables
         ],
         "forward_ms": forward.median,
         "forward_ms_p10": forward.p10,

@@ -30,8 +30,11 @@ TABLE_STRUCT = pa.struct(
         pa.field("pooling_factor", pa.float64(), nullable=False),
         pa.field("reuse_histogram", pa.list_(pa.float32()), nullable=False),
         pa.field("weight_dtype", pa.string(), nullable=False),
+        pa.field("batch_size", pa.int64()),
     ]
 )
+"""A table or a piece of one. `batch_size` may be null or left out: then the table sees the whole
+global batch; a data-parallel copy sees its share."""
 
 _TIMES = ("forward_ms", "backward_ms")
 

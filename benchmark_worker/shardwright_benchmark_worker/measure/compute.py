@@ -98,6 +98,8 @@ class ComputeBench:
             max_lookups = _CPU_MAX_LOOKUPS
         return replace(
             limits,
+            # an fbgemm operator has one batch size
+            copies=False,
             optimizers=optimizers,
             weight_dtypes=dtypes,
             max_memory_bytes=limits.max_memory_bytes or self._memory_bytes(),

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from shardwright_benchmark_worker.roofline.profile import GpuProfile
 from shardwright_benchmark_worker.sampling.all_reduce import AllReduceSample
 
@@ -32,10 +34,9 @@ def all_reduce_ms(profile: GpuProfile, sample: AllReduceSample) -> float:
     latency_ms = profile.host_latency_ms + profile.network_latency_ms
 
     def pipelined_ms(messages: float, sent: float) -> float:
-        norm = (local_ms**_PHASE_OVERLAP + (sent * share_ms) ** _PHASE_OVERLAP) ** (
-            1.0 / _PHASE_OVERLAP
-        )
-        return latency_ms + messages * profile.peer_latency_ms + norm
+        phases_ms = np.array([local_ms, sent * share_ms])
+        norm_ms = float(np.linalg.norm(phases_ms, _PHASE_OVERLAP))
+        return latency_ms + messages * profile.peer_latency_ms + norm_ms
 
     return min(
         pipelined_ms(2.0 * (hosts - 1), 2.0 * (hosts - 1) / hosts),

@@ -102,7 +102,7 @@ def _concatenate(samples: Sequence[ComputeSample]) -> _Shards:
     def per_shard(values: Sequence[float]) -> Array:
         return np.repeat(np.asarray(values, dtype=np.float64), counts)
 
-    bags = per_shard([s.global_batch_size for s in samples])
+    bags = np.concatenate([s.batch_sizes for s in samples]).astype(np.float64)
     return _Shards(
         rows=np.concatenate([s.num_embeddings for s in samples]).astype(np.float64),
         columns=np.concatenate([s.embedding_dim for s in samples]).astype(np.float64),

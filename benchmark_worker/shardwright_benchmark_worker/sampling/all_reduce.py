@@ -38,7 +38,7 @@ def draw_all_reduce_sample(limits: CommLimits, seed: int, index: int) -> AllRedu
 
     Bytes are log-uniform from 1 KiB to 1 GiB, or to `max_device_bytes` where that is less.
     """
-    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, index)))
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, limits.held_out, index)))
     world_size, devices_per_host = draw_shape(rng, limits)
     largest = min(LARGEST_BYTES, limits.max_device_bytes or LARGEST_BYTES)
     num_bytes = math.exp(rng.uniform(math.log(SMALLEST_BYTES), math.log(largest)))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from shardwright.domain import COLUMN_MULTIPLE
-from shardwright_benchmark_worker.sampling.limits import CommLimits, draw_batch_size
+from shardwright_benchmark_worker.sampling.limits import (
+    HELD_OUT_WORLD_SIZES,
+    CommLimits,
+    draw_batch_size,
+)
 
 _STREAM = 2
 
@@ -46,7 +50,7 @@ class CommSample:
 
 def draw_comm_sample(limits: CommLimits, seed: int, index: int) -> CommSample:
     """Draws sample `index` of the sequence of `seed`; no other sample has an influence."""
-    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, index)))
+    rng = np.random.default_rng(np.random.SeedSequence((seed, _STREAM, limits.held_out, index)))
     world_size, devices_per_host = draw_shape(rng, limits)
     batch_size = draw_batch_size(rng, limits.min_batch_size, limits.max_batch_size)
     batch_size = math.ceil(batch_size / world_size) * world_size
@@ -61,6 +65,17 @@ def draw_comm_sample(limits: CommLimits, seed: int, index: int) -> CommSample:
 
 
 def draw_shape(rng: np.random.Generator, limits: CommLimits) -> tuple[int, int]:
+    """World size and devices per host of a sample for training, or for judging."""
+    if limits.held_out and limits.world_size is None:
+        sizes = [size for size in HELD_OUT_WORLD_SIZES if size <= limits.max_world_size]
+        limits = replace(limits, world_size=int(rng.choice(sizes)))
+    while True:
+        world_size, devices_per_host = _draw_any_shape(rng, limits)
+        if limits.world_size is not None or world_size not in HELD_OUT_WORLD_SIZES:
+            return world_size, devices_per_host
+
+
+def _draw_any_shape(rng: np.random.Generator, limits: CommLimits) -> tuple[int, int]:
     """World size and devices per host; powers of two in most draws, as clusters are."""
     host_size = int(rng.choice(_HOST_SIZES, p=(0.1, 0.1, 0.2, 0.6)))
     odd_host_size = int(rng.integers(1, 9))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,14 @@ _STREAM = 1
 TINY_SHARE, MODEL_SHARE = 0.12, 0.10
 """Shares of tiny tables (3 .. 1000 rows, DLRM has them) and of tables like those of published
 models (MLPerf DLRM-DCNv2: 40M rows, dim 128, pooling 1 .. 100). All others come from the pool."""
-ROW_PIECE_SHARE = 0.10
-WIDE_SHARE = 0.05
+NO_ROW_PIECES_SHARE, NO_COPIES_SHARE = 0.5, 0.75
+"""Of operators: without row-wise pieces, and without copies of data-parallel tables."""
+HOST_PIECE_SHARE = 0.25
+"""Of row-wise tables: cut for the devices of one host rather than for all."""
+MAX_DEVICES = 128
+"""Largest job whose row pieces and copies are drawn."""
+NARROW_SHARE, WIDE_SHARE = 0.10, 0.05
+"""Of tables: column pieces of 4 .. 32, and more than 128 columns."""
 UNSCALED_SHARE, ZIPF_SHARE = 0.15, 0.10
 """Of pool tables: histogram left as counted at another batch (users have such statistics too), and
 replaced by the one assumed for tables without statistics."""
@@ -42,6 +48,8 @@ class ComputeSample:
         embedding_dim: `[t] int64`, columns, multiples of 4.
         pooling_factor: `[t] float64`, mean lookups per sample.
         reuse_histogram: `[t, 17] float64`, each row of sum 1.
+        batch_size: `[t] int64`, samples that each table sees, fewer for copies of data-parallel
+            tables; None: all see the global batch.
     """
 
     index: int
@@ -52,9 +60,22 @@ class ComputeSample:
     embedding_dim: npt.NDArray[np.int64]
     pooling_factor: npt.NDArray[np.float64]
     reuse_histogram: npt.NDArray[np.float64]
+    batch_size: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.num_embeddings)
+
+    @property
+    def batch_sizes(self) -> npt.NDArray[np.int64]:
+        """`[t]`, samples that each table sees."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return np.full(len(self), self.global_batch_size, dtype=np.int64)
+
+    @property
+    def lookups(self) -> npt.NDArray[np.float64]:
+        """`[t]`, in one iteration."""
+        return np.asarray(self.pooling_factor * self.batch_sizes)
 
     @property
     def memory_bytes(self) -> npt.NDArray[np.int64]:
@@ -92,15 +113,17 @@ def draw_compute_sample(
     weights = np.array([8.0 if d is WeightDtype.FP32 else 1.0 for d in limits.weight_dtypes])
     dtype = limits.weight_dtypes[int(rng.choice(len(weights), p=weights / weights.sum()))]
     tables = _draw_tables(rng, pool, count, batch_size, limits.max_dim)
+    pieces, copies = _draw_spread(rng, count, limits.copies)
     sample = ComputeSample(
         index=index,
         global_batch_size=batch_size,
         optimizer=optimizer,
         weight_dtype=dtype,
-        num_embeddings=np.maximum(np.rint(tables.rows), 1).astype(np.int64),
+        num_embeddings=np.ceil(np.maximum(tables.rows, 1.0) / pieces).astype(np.int64),
         embedding_dim=tables.dims,
-        pooling_factor=tables.pooling,
+        pooling_factor=tables.pooling / pieces,
         reuse_histogram=tables.reuse,
+        batch_size=np.maximum(batch_size // copies, 1) if (copies > 1).any() else None,
     )
     return _within(sample, limits)
 
@@ -114,6 +137,8 @@ def _draw_tables(
     rows = np.maximum(pool.num_embeddings[pick] * rows_factor, 1.0)
     pooling = pool.pooling_factor[pick] * pooling_factor
     dims = COLUMN_MULTIPLE * rng.integers(1, min(128, max_dim) // COLUMN_MULTIPLE + 1, size=count)
+    narrow = rng.random(count) < NARROW_SHARE
+    dims = np.where(narrow, np.minimum(dims, COLUMN_MULTIPLE << rng.integers(0, 4, count)), dims)
     wide = (rng.random(count) < WIDE_SHARE) & (max_dim > 128)
     widths = 64 * rng.integers(3, max(max_dim // 64, 3) + 1, size=count)
     dims = np.minimum(np.where(wide, widths, dims), max_dim)
@@ -128,7 +153,7 @@ def _draw_tables(
     kind = rng.random(count)
     _make_tiny(rng, tables, kind < TINY_SHARE, batch_size)
     _make_model(rng, tables, kind > 1 - MODEL_SHARE, batch_size, max_dim)
-    return _cut_rows(rng, tables)
+    return tables
 
 
 def _make_tiny(
@@ -148,7 +173,7 @@ def _make_model(
     max_dim: int,
 ) -> None:
     for i in np.flatnonzero(chosen):
-        exponent = rng.uniform(math.log(1e4), math.log(4e7))
+        exponent = rng.uniform(math.log(1e4), math.log(4e8))
         tables.rows[i] = 4e7 if rng.random() < 0.4 else int(math.exp(exponent))
         tables.pooling[i] = int(math.exp(rng.uniform(0.0, math.log(101))))
         halvings = max(int(rng.integers(-2, 4)), 0)
@@ -166,18 +191,29 @@ def _synthetic_reuse(
     return zipf_reuse_histogram(int(rows), lookups)
 
 
-def _cut_rows(rng: np.random.Generator, tables: _Tables) -> _Tables:
-    """Turns some tables into one of n row pieces: rows / n with pooling / n, the same reuse."""
-    cut = rng.random(len(tables.rows)) < ROW_PIECE_SHARE
-    pieces = np.where(cut, 2.0 ** rng.integers(1, 8, size=len(cut)), 1.0)
-    return _Tables(
-        np.ceil(tables.rows / pieces), tables.pooling / pieces, tables.dims, tables.reuse
-    )
+def _draw_spread(
+    rng: np.random.Generator, count: int, copies_allowed: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of each table, into how many row pieces it is cut, and how many copies share its batch.
+
+    All pieces and copies of an operator are those of one job: row-wise over its devices or over
+    those of a host, data-parallel over its devices. A piece of n has rows / n and pooling / n.
+    """
+    devices = int(math.exp(rng.uniform(math.log(2), math.log(MAX_DEVICES + 1))))
+    devices = 2 ** round(math.log2(devices)) if rng.random() < 0.7 else devices
+    per_host = min(devices, 1 << int(rng.integers(1, 4)))
+    row_share = 0.0 if rng.random() < NO_ROW_PIECES_SHARE else rng.random()
+    copy_share = 0.0 if rng.random() < NO_COPIES_SHARE or not copies_allowed else rng.random()
+    kind = rng.random(count)
+    pieces = np.where(rng.random(count) < HOST_PIECE_SHARE, per_host, devices)
+    in_rows = kind < row_share
+    copied = ~in_rows & (rng.random(count) < copy_share)
+    return np.where(in_rows, pieces, 1), np.where(copied, devices, 1)
 
 
 def _within(sample: ComputeSample, limits: ComputeLimits) -> ComputeSample:
     """Keeps tables, in order, as long as they fit; shrinks the first one when none does."""
-    lookups = sample.pooling_factor * sample.global_batch_size
+    lookups = sample.lookups
     memory_bytes = sample.memory_bytes
     keep, used_bytes, used_lookups = [], 0, 0.0
     max_bytes = limits.max_memory_bytes or math.inf
@@ -195,13 +231,11 @@ def _within(sample: ComputeSample, limits: ComputeLimits) -> ComputeSample:
         keep = [0]
         rows = np.maximum((rows * min(1.0, max_bytes / memory_bytes[0])).astype(np.int64), 1)
         pooling = pooling * min(1.0, max_lookups / lookups[0])
-    return ComputeSample(
-        index=sample.index,
-        global_batch_size=sample.global_batch_size,
-        optimizer=sample.optimizer,
-        weight_dtype=sample.weight_dtype,
+    return replace(
+        sample,
         num_embeddings=rows[keep],
         embedding_dim=sample.embedding_dim[keep],
         pooling_factor=pooling[keep],
         reuse_histogram=sample.reuse_histogram[keep],
+        batch_size=None if sample.batch_size is None else sample.batch_size[keep],
     )

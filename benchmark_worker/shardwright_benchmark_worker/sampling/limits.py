@@ -11,7 +11,8 @@ from shardwright.domain import COLUMN_MULTIPLE, Optimizer, WeightDtype
 from shardwright_benchmark_worker.errors import OptionError
 
 SMALLEST_BATCH_SIZE = 512
-WIDEST_DIM = 512
+WIDEST_DIM = 1024
+HELD_OUT_WORLD_SIZES = (6, 12, 24, 48, 96)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ComputeLimits:
         max_lookups: In one global batch, over all pieces; None: unlimited.
         optimizers: Drawn uniformly.
         weight_dtypes: fp32 is drawn eight times as often as each other.
+        copies: Whether tables may see a part of the batch, as data-parallel copies do.
     """
 
     max_shards: int = 40
@@ -37,6 +39,7 @@ class ComputeLimits:
     max_lookups: int | None = None
     optimizers: tuple[Optimizer, ...] = tuple(Optimizer)
     weight_dtypes: tuple[WeightDtype, ...] = tuple(WeightDtype)
+    copies: bool = True
 
     def __post_init__(self) -> None:
         _require_range("--max-shards", self.max_shards, 1, 10_000)
@@ -65,6 +68,8 @@ class CommLimits:
         max_device_dim: Largest mean over devices of the sum of embedding dims.
         max_skew_ms: Latest start of a device after the first.
         max_device_bytes: Of what one device sends and receives; None: unlimited.
+        held_out: Draw for judging cost models: other samples, and, unless `world_size` is given,
+            the world sizes `HELD_OUT_WORLD_SIZES`, which are never drawn otherwise.
     """
 
     world_size: int | None = None
@@ -75,9 +80,14 @@ class CommLimits:
     max_device_dim: int = 8192
     max_skew_ms: float = 20.0
     max_device_bytes: int | None = None
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         _require_range("--max-world-size", self.max_world_size, 2, 65_536)
+        if self.held_out and self.max_world_size < HELD_OUT_WORLD_SIZES[0]:
+            raise OptionError(
+                f"--held-out needs --max-world-size {HELD_OUT_WORLD_SIZES[0]} or more"
+            )
         _require_range("--max-device-dim", self.max_device_dim, 16, 2**20)
         _require_batches(self.min_batch_size, self.max_batch_size)
         if not (math.isfinite(self.max_skew_ms) and 0 <= self.max_skew_ms <= 10_000):

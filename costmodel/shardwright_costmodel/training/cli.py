@@ -15,7 +15,7 @@ from rich.table import Table
 from shardwright_costmodel.bundle import NAME_PATTERN, Manifest
 from shardwright_costmodel.errors import CostModelError
 from shardwright_costmodel.registry import Registry, RegistryEntry
-from shardwright_costmodel.training.data import load
+from shardwright_costmodel.training.data import load, load_like
 from shardwright_costmodel.training.fit import FitSettings
 from shardwright_costmodel.training.trainer import Report, train
 
@@ -28,6 +28,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def shardwright_train(
     data: Annotated[str, typer.Option(help="Dataset root: a directory or any fsspec URL.")],
     out: Annotated[str, typer.Option(help="Registry to publish to: a directory or fsspec URL.")],
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset of what --data never has (tables, world sizes), such as "
+            "'shardwright-worker --held-out' makes: accuracy on it is printed and kept too."
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the cost model.")] = "shardwright",
     version: Annotated[
         str | None, typer.Option(help="Default: <YYYYMMDD>-<8 hex digits of the content>.")
@@ -58,6 +65,7 @@ def shardwright_train(
         _require_name("--name", name)
         _require_name("--version", version)
         dataset = load(data)
+        judged_on = None if unseen is None else load_like(unseen, dataset)
         _require_new(Registry(out), dataset.hardware, version)
         with _progress(log) as progress:
             bundle = train(
@@ -66,6 +74,7 @@ def shardwright_train(
                 version=version,
                 settings=settings,
                 threads=threads,
+                unseen=judged_on,
                 report=_reporter(progress),
             )
         entry = Registry(out).publish(bundle)
@@ -130,10 +139,15 @@ def _print_summary(console: Console, manifest: Manifest, entry: RegistryEntry) -
             str(accuracy.num_measurements),
         )
     console.print(table)
+    tightness = ", ".join(
+        f"{name} {ratio:.3f}" for name, ratio in manifest.mean_floor_ratio.items()
+    )
+    console.print(f"mean floor / prediction: {tightness}")
     console.print(
-        f"trained on {manifest.num_compute_measurements} fused operators and "
-        f"{manifest.num_comm_measurements} all-to-alls; a tenth of each, held out by combination, "
-        "made this table"
+        f"trained on {manifest.num_compute_measurements} fused operators, "
+        f"{manifest.num_comm_measurements} all-to-alls and {manifest.num_all_reduce_measurements} "
+        "all-reduces; a tenth of each, held out by combination, made this table, and --unseen its "
+        "rows of that name"
     )
     console.print(f"published {manifest.version} at {entry.url}", soft_wrap=True, markup=False)
 

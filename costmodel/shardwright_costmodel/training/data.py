@@ -77,6 +77,21 @@ def load(root_url: str) -> TrainingData:
     )
 
 
+def load_like(root_url: str, other: TrainingData) -> TrainingData:
+    """Reads and checks a dataset of the same hardware and source as another.
+
+    Raises:
+        DatasetError: As `load`, and when it is of another kind.
+    """
+    data = load(root_url)
+    if (data.hardware, data.source) != (other.hardware, other.source):
+        raise DatasetError(
+            f"{root_url}: is of {data.hardware} ({data.source.value}), but the training data is of "
+            f"{other.hardware} ({other.source.value})"
+        )
+    return data
+
+
 def _require_parts(root_url: str) -> None:
     for kind in Kind:
         try:

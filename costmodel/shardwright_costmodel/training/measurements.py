@@ -72,7 +72,7 @@ def compute_measurements(part: Part) -> Measurements:
     rows = _Rows(part.url, part.table.to_struct_array().combine_chunks())
     tables, counts = rows.lists("tables")
     rows.require(counts > 0, "tables", "must name at least one table", counts)
-    batch = rows.positive("global_batch_size")[tables.row_of]
+    batch = _batch_sizes(tables, rows.positive("global_batch_size"))
     optimizer = rows.enum("optimizer", Optimizer)[tables.row_of]
     times_ms = np.stack([rows.positive("forward_ms"), rows.positive("backward_ms")], axis=1)
     num_rows, pooling = tables.positive("num_embeddings"), tables.positive("pooling_factor")
@@ -88,6 +88,14 @@ def compute_measurements(part: Part) -> Measurements:
         reuse_histogram=_histograms(tables, num_rows, pooling * batch),
     )
     return Measurements(features, counts, times_ms.astype(np.float32))
+
+
+def _batch_sizes(tables: _Rows, global_batch_size: Array) -> Array:
+    """Samples that each table sees, `[n]`: its own batch size, or else the global one."""
+    own = tables.numbers("batch_size")
+    positive = np.isnan(own) | (own > 0)
+    tables.require(positive, "tables.batch_size", "must be above 0, or null", own)
+    return np.where(np.isnan(own), global_batch_size[tables.row_of], own)
 
 
 def _histograms(tables: _Rows, num_rows: Array, lookups: Array) -> Array:
@@ -205,9 +213,13 @@ class _Rows:
         """The numbers themselves, float64; null is NaN."""
         return np.asarray(self._array.to_numpy(zero_copy_only=False), dtype=np.float64)
 
+    def numbers(self, column: str) -> Array:
+        """A column of numbers, float64; null is NaN."""
+        return _Rows(self._url, self._field(column), self.row_of).values()
+
     def positive(self, column: str) -> Array:
         """A column of finite numbers above 0, float64."""
-        found = _Rows(self._url, self._field(column), self.row_of).values()
+        found = self.numbers(column)
         rule = "must be a number above 0"
         self.require(np.isfinite(found) & (found > 0), self._prefix + column, rule, found)
         return found

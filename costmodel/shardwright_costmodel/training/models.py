@@ -9,11 +9,7 @@ from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHA
 from shardwright_costmodel.training.transforms import (
     all_reduce_amounts,
     all_reduce_inputs,
-    comm_excess,
-    comm_inputs,
-    comm_mean_bytes,
-    comm_peers,
-    job_inputs,
+    comm_terms,
     shard_amounts,
     shard_inputs,
 )
@@ -26,7 +22,7 @@ _LOG_STEP = 5.0
 """Coefficients span many orders of magnitude: an optimizer's step moves them this much faster."""
 _LOG_SPREAD = 3.0
 """Roughly the standard deviation of logarithms of encodings, which come without normalisation."""
-_NORMS, _NORM_SIZE = 4, 3
+_NORMS, _NORM_SIZE = 2, 3
 """Norms that make up the joint part of each output, and linear functions in each."""
 _BYTES_SCALE = 1e-8
 _FLOOR_MARGIN = 1.0 - 1e-5
@@ -126,7 +122,7 @@ class ComputeHead(nn.Module):
         super().__init__()
         self.additive = PositiveLinear(ENCODING_SIZE, 2)
         self.joint = PositiveNorms(ENCODING_SIZE, 2)
-        self.extra = _mlp(ENCODING_SIZE, 32, 32, 2)
+        self.extra = _mlp(ENCODING_SIZE, 24, 16, 2)
         first = self.extra[0]
         assert isinstance(first, nn.Linear)
         with torch.no_grad():
@@ -146,8 +142,10 @@ class ComputeHead(nn.Module):
         return additive + torch.sqrt(joint * joint + extra * extra), additive + joint
 
     def forward(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
-        """Milliseconds, exactly 0 for a row of zeros, which is no shard; and their floor, that of
-        a device which holds something even there. `[m, 2]` each."""
+        """Milliseconds, exactly 0 for a row of zeros, which is no shard, and their floor.
+
+        `[m, 2]` each. The floor of a row of zeros is that of a device which holds next to nothing.
+        """
         ms, floor_ms = self.parts(encodings)
         # 1 as soon as there is any work, and much faster in ONNX Runtime than a condition
         any_work = (self.additive.proportional(encodings) * 1e30).clamp(max=1.0)
@@ -167,14 +165,14 @@ class CommModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        probe = torch.ones(1, len(COMM_COLUMNS))
-        width, job_width = comm_inputs(probe).shape[1], job_inputs(probe).shape[1]
+        probe = comm_terms(torch.ones(1, len(COMM_COLUMNS)))
+        width, job_width = probe.inputs.shape[1], probe.job.shape[1]
         self.normalizer, self.job_normalizer = Normalizer(width), Normalizer(job_width)
         self.latency = PositiveLinear(2, 1)
         self.bandwidth = PositiveLinear(2, 1)
-        self.job = _mlp(job_width, 32, 32, 2)
-        self.unevenness = PositiveLinear(comm_excess(probe).shape[1] + 1, 1)
-        self.correction = _mlp(width, 64, 64, 1)
+        self.job = _mlp(job_width, 16, 16, 2)
+        self.unevenness = PositiveLinear(1 + probe.excess_bytes.shape[1], 1)
+        self.correction = _mlp(width, 32, 32, 1)
 
     @torch.no_grad()
     def scale(self, log_factor: Tensor) -> None:
@@ -185,20 +183,19 @@ class CommModel(nn.Module):
 
     def fit(self, devices: Tensor) -> None:
         """Takes statistics of raw devices, `[n, len(COMM_COLUMNS)]`."""
-        self.normalizer.fit(comm_inputs(devices))
-        self.job_normalizer.fit(job_inputs(devices))
+        terms = comm_terms(devices)
+        self.normalizer.fit(terms.inputs)
+        self.job_normalizer.fit(terms.job)
 
     def parts(self, devices: Tensor) -> tuple[Tensor, Tensor]:
         """Milliseconds and their floor, `[n, 1]` each, of raw devices of two or more."""
-        job = self.job(self.job_normalizer(job_inputs(devices)).clamp(-_TRUSTED, _TRUSTED))
+        terms = comm_terms(devices)
+        job = self.job(self.job_normalizer(terms.job).clamp(-_TRUSTED, _TRUSTED))
         job = torch.exp(_bounded(job))
-        mean_bytes = comm_mean_bytes(devices) * _BYTES_SCALE
-        floor_ms = (
-            self.latency(comm_peers(devices)) * job[:, 0:1]
-            + self.bandwidth.proportional(mean_bytes) * job[:, 1:2]
-        )
-        inputs = self.normalizer(comm_inputs(devices)).clamp(-_TRUSTED, _TRUSTED)
-        excess = torch.cat([floor_ms, comm_excess(devices) * _BYTES_SCALE], dim=1)
+        bandwidth_ms = self.bandwidth.proportional(terms.mean_bytes * _BYTES_SCALE)
+        floor_ms = self.latency(terms.peers) * job[:, 0:1] + bandwidth_ms * job[:, 1:2]
+        inputs = self.normalizer(terms.inputs).clamp(-_TRUSTED, _TRUSTED)
+        excess = torch.cat([floor_ms, terms.excess_bytes * _BYTES_SCALE], dim=1)
         uneven_ms = self.unevenness.proportional(excess)
         return floor_ms + uneven_ms * torch.exp(_bounded(self.correction(inputs))), floor_ms
 
@@ -223,7 +220,9 @@ class AllReduceModel(nn.Module):
     def ms(self, jobs: Tensor) -> Tensor:
         """Milliseconds, `[n, 1]`, of raw jobs of two devices or more."""
         inputs = self.normalizer(all_reduce_inputs(jobs)).clamp(-_TRUSTED, _TRUSTED)
-        return self.linear(all_reduce_amounts(jobs)) * torch.exp(_bounded(self.correction(inputs)))
+        correction = torch.exp(_bounded(self.correction(inputs)))
+        ms: Tensor = self.linear(all_reduce_amounts(jobs)) * correction
+        return ms
 
     def forward(self, jobs: Tensor) -> Tensor:
         """Milliseconds, `[n, 1]`; exactly 0 where the world size is 1."""
@@ -254,8 +253,10 @@ class PositiveLinear(nn.Module):
 
 
 class PositiveNorms(nn.Module):
-    """Sums of norms of linear functions with positive coefficients: convex and nondecreasing where
-    the inputs are not negative, and of degree 1, so good at any scale."""
+    """Sums of norms of linear functions with positive coefficients.
+
+    Convex and nondecreasing where the inputs are not negative, and of degree 1: good at any scale.
+    """
 
     groups: Tensor
     outputs: Tensor

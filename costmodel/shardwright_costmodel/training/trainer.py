@@ -44,6 +44,8 @@ Report = Callable[[str, float, float], None]
 """Told of progress: what is fitted, progress from 0 to 1, validation error in percent."""
 
 _SHARE_OF_TIME = {"compute": 0.6, "forward_comm": 0.17, "backward_comm": 0.17, "all_reduce": 0.06}
+UNSEEN = "_unseen"
+"""Ends the names of quantities judged on measurements of another kind than those trained on."""
 _SOFTWARE = ("shardwright-costmodel", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -80,6 +82,7 @@ def train(
     version: str | None,
     settings: FitSettings,
     threads: int = 1,
+    unseen: TrainingData | None = None,
     report: Report = lambda stage, progress, error: None,
 ) -> Bundle:
     """Trains the cost models of one hardware profile.
@@ -93,6 +96,8 @@ def train(
         version: Of the bundle; None: the date and a digest of the graphs.
         settings: How to fit.
         threads: Of torch.
+        unseen: Measurements of another kind, such as of tables and world sizes that `data` never
+            has: accuracy on them is noted in the manifest beside that on held-out ones.
         report: Told of progress.
 
     Raises:
@@ -142,8 +147,11 @@ def train(
     )
     bundle = Bundle(manifest, graphs)
     model = OnnxCostModel.from_bundle(bundle)
+    accuracy = judge(model, held_out)
+    if unseen is not None:
+        accuracy += judge(model, HeldOut(unseen.compute, unseen.comm, unseen.all_reduce), UNSEEN)
     judged = {
-        "accuracy": judge(model, held_out),
+        "accuracy": accuracy,
         "mean_floor_ratio": mean_floor_ratio(model, held_out),
     }
     return replace(bundle, manifest=manifest.model_copy(update=judged))
@@ -178,8 +186,14 @@ def _fit_all(data: TrainingData, splits: _Splits, settings: FitSettings, report:
     return _Fitted(encoder, head, forward_comm, backward_comm, all_reduce, results)
 
 
-def judge(model: OnnxCostModel, held_out: HeldOut) -> tuple[Accuracy, ...]:
-    """Compares a cost model, run as a server runs it, with measurements."""
+def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Accuracy, ...]:
+    """Compares a cost model, run as a server runs it, with measurements.
+
+    Args:
+        model: The cost model.
+        held_out: The measurements.
+        suffix: Appended to the names of the quantities.
+    """
     predicted = model.compute_ms(_device_encodings(model, held_out.compute))
     measured = held_out.compute.times_ms
     comm, all_reduce = held_out.comm, held_out.all_reduce
@@ -193,7 +207,7 @@ def judge(model: OnnxCostModel, held_out: HeldOut) -> tuple[Accuracy, ...]:
     }
     return tuple(
         Accuracy(
-            quantity=quantity,
+            quantity=quantity + suffix,
             mape_percent=round(mape_percent(truth, guess), 4),
             kendall_tau=round(kendall_tau(truth, guess), 6),
             num_measurements=len(truth),

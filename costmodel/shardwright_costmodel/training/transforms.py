@@ -14,6 +14,7 @@ from torch import Tensor
 from shardwright.domain import REUSE_BINS
 from shardwright_costmodel.features import SHARD_COLUMNS
 
+_LOG_2 = 0.6931471805599453
 _FLOAT_BYTES = 4.0
 """Outputs and gradients of an embedding bag are fp32."""
 _INDEX_BYTES = 8.0
@@ -135,111 +136,59 @@ def shard_inputs(shards: Tensor) -> Tensor:
     )
 
 
-def comm_amounts(devices: Tensor) -> Tensor:
-    """Bytes that each link class moves in one all-to-all, seen from a device.
+@dataclass(frozen=True)
+class CommTerms:
+    """What all-to-alls of `n` devices move, per device.
 
-    Every device sends `batch / world_size` samples of its `device_dim` columns to each other
-    device; over the NICs go those for other hosts. Backward is the same with the roles swapped.
+    Every device sends `batch / world_size` samples of its `device_dim` columns to each other one.
+    Backward is the same with sending and receiving swapped.
 
-    Args:
-        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
-
-    Returns:
-        `[n, 10] float32`, non-negative: sent inside the host by the device, by an average device
-        and by the busiest; sent outside by those three, by an average device of the host and of the
-        busiest host; received inside and outside.
+    Attributes:
+        peers: `[n, 2]`, devices inside the own host and outside it, in hundreds.
+        mean_bytes: `[n, 2]`, what an average device sends inside its host and outside.
+        excess_bytes: `[n, 8]`, what is moved above that average: sent inside by the device and by
+            the busiest; sent outside by those, by the device's host and by the busiest host, per
+            device; received inside and outside.
+        job: `[n, 4]`, what networks see of the job's shape, not normalised.
+        inputs: `[n, 9]`, what networks see of everything, not normalised.
     """
+
+    peers: Tensor
+    mean_bytes: Tensor
+    excess_bytes: Tensor
+    job: Tensor
+    inputs: Tensor
+
+
+def comm_terms(devices: Tensor) -> CommTerms:
+    """Takes raw devices apart, `[n, len(COMM_COLUMNS)] float32`."""
     world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
-    peers_inside, peers_outside = per_host - 1.0, (world - per_host).clamp(min=0.0)
-    # what goes to, or comes from, one peer
+    peers = torch.cat([per_host - 1.0, (world - per_host).clamp(min=0.0)], dim=1)
+    inside, outside = peers[:, 0:1], peers[:, 1:2]
+    # what goes to, or comes from, one peer: own, mean, largest, mean of the host and of the largest
     slice_bytes = devices[:, 3:] * (devices[:, 2:3] / world * _FLOAT_BYTES)
     own, mean, host_mean = slice_bytes[:, 0:1], slice_bytes[:, 1:2], slice_bytes[:, 3:4]
-    host_total = host_mean * per_host
-    return torch.cat(
-        [
-            slice_bytes[:, :3] * peers_inside,
-            slice_bytes * peers_outside,
-            (host_total - own).clamp(min=0.0),
-            (mean * world - host_total).clamp(min=0.0),
-        ],
-        dim=1,
+    above = slice_bytes - mean
+    sent = [above[:, 0:1] * inside, above[:, 2:3] * inside, above[:, 0:1] * outside]
+    sent.append(above[:, 2:5] * outside)
+    received = [host_mean * per_host - own - mean * inside, (mean - host_mean) * per_host]
+    job = job_inputs(devices)
+    return CommTerms(
+        peers=peers * 1e-2,
+        mean_bytes=mean * peers,
+        excess_bytes=torch.cat([*sent, *received], dim=1).clamp(min=0.0),
+        job=job,
+        inputs=torch.cat([torch.log(slice_bytes + 1e3), job], dim=1),
     )
 
 
-def comm_inputs(devices: Tensor) -> Tensor:
-    """What the communication networks see: logarithms of amounts, and the shape of the job.
-
-    Args:
-        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
-
-    Returns:
-        `[n, 15] float32`, not normalised.
-    """
-    world, per_host, batch = (devices[:, i : i + 1].clamp(min=1.0) for i in range(3))
-    hosts = world / per_host
-    return torch.cat(
-        [
-            torch.log(comm_amounts(devices) + 1e4),
-            torch.log(world),
-            torch.log(per_host),
-            torch.log(batch),
-            1.0 / hosts,
-            1.0 / per_host,
-        ],
-        dim=1,
-    )
-
-
-def comm_mean_bytes(devices: Tensor) -> Tensor:
-    """Bytes that an average device sends inside its host and outside, `[n, 2] float32`.
-
-    Args:
-        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
-    """
-    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
-    slice_bytes = devices[:, 4:5] * (devices[:, 2:3] / world * _FLOAT_BYTES)
-    return torch.cat(
-        [slice_bytes * (per_host - 1.0), slice_bytes * (world - per_host).clamp(min=0.0)], dim=1
-    )
-
-
-def comm_peers(devices: Tensor) -> Tensor:
-    """Peers of a device inside its host and outside, in hundreds, `[n, 2] float32`."""
-    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
-    return torch.cat([per_host - 1.0, (world - per_host).clamp(min=0.0)], dim=1) * 1e-2
-
-
-def comm_excess(devices: Tensor) -> Tensor:
-    """Bytes that devices and hosts move beyond the average, seen from a device.
-
-    Args:
-        devices: `[n, len(COMM_COLUMNS)] float32`, raw.
-
-    Returns:
-        `[n, 8] float32`, non-negative: sent inside the host by the device and by the busiest;
-        sent outside by those, by an average device of the host and of the busiest host; received
-        inside and outside.
-    """
-    world, per_host = devices[:, 0:1].clamp(min=1.0), devices[:, 1:2].clamp(min=1.0)
-    peers_inside, peers_outside = per_host - 1.0, (world - per_host).clamp(min=0.0)
-    slice_bytes = devices[:, 3:] * (devices[:, 2:3] / world * _FLOAT_BYTES)
-    own, mean, largest, host_mean, largest_host = (slice_bytes[:, i : i + 1] for i in range(5))
-    received = torch.cat(
-        [host_mean * per_host - own - mean * peers_inside, (mean - host_mean) * per_host], dim=1
-    )
-    above = torch.cat([own, largest, host_mean, largest_host], dim=1) - mean
-    return torch.cat([above[:, :2] * peers_inside, above * peers_outside, received], dim=1).clamp(
-        min=0.0
-    )
-
-
-def job_inputs(devices: Tensor) -> Tensor:
+def job_inputs(jobs: Tensor) -> Tensor:
     """The shape of the job alone, `[n, 4] float32`, not normalised.
 
     Args:
-        devices: `[n, 2 or more] float32`, raw, of the columns world_size, devices_per_host.
+        jobs: `[n, 2 or more] float32`, raw, of the columns world_size, devices_per_host.
     """
-    world, per_host = (devices[:, i : i + 1].clamp(min=1.0) for i in range(2))
+    world, per_host = jobs[:, 0:1].clamp(min=1.0), jobs[:, 1:2].clamp(min=1.0)
     return torch.cat(
         [torch.log(world), torch.log(per_host), per_host / world, 1.0 / per_host], dim=1
     )
@@ -273,8 +222,10 @@ def all_reduce_amounts(jobs: Tensor) -> Tensor:
 
 
 def all_reduce_inputs(jobs: Tensor) -> Tensor:
-    """What the all-reduce network sees: log bytes and the job's shape, `[n, 6] float32`."""
-    num_bytes = jobs[:, 2:3].clamp(min=0.0)
-    log_bytes = torch.log(num_bytes + 1e4)
-    hosts = (jobs[:, 0:1] / jobs[:, 1:2].clamp(min=1.0)).clamp(min=1.0)
-    return torch.cat([job_inputs(jobs), log_bytes, torch.log(hosts)], dim=1)
+    """What the all-reduce network sees: the job's shape and log bytes, `[n, 7] float32`."""
+    log_bytes = torch.log(jobs[:, 2:3].clamp(min=0.0) + 1e3)
+    job = job_inputs(jobs)
+    log_hosts = job[:, 0:1] - job[:, 1:2]
+    # trees among hosts have as many levels as the logarithm, rounded up
+    levels = torch.ceil(log_hosts / _LOG_2 - 1e-3)
+    return torch.cat([job, log_bytes, log_hosts, levels], dim=1)
