@@ -45,15 +45,18 @@ most is the fractional knapsack of dims by memory. So the mean of dims is known 
 it both transfers of every device. An all-reduce costs what it costs where the copied tables are
 fixed, and is taken to be free where they are not.
 
-The bound is the largest bound of the computation plus both transfers. Predictions are rounded to
-float32: `SUM_SLACK` covers the rounding of sums of up to 1600 encodings, in any order, before a
-nondecreasing function; `MODEL_SLACK` that of the graphs.
+The bound is the largest bound of the computation plus both transfers, raised by what a plan below
+it could not do (`tightening`). Predictions are rounded to float32: `SUM_SLACK` covers the rounding
+of sums of up to 1600 encodings, in any order, before a nondecreasing function; `MODEL_SLACK` that of
+the graphs.
 
-The bound is weak where whole tables cannot be spread evenly, where row-wise cuts save computation
-at the price of transfers (both are taken at their best), and where floors lie well below models.
+The bound is weak where whole tables cannot be spread evenly, and where floors lie well below the
+models.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -64,6 +67,7 @@ from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.least_work import LeastWork, least_work
 from shardwright_server.search.pieces import Float64Array
 from shardwright_server.search.reach import Reach
+from shardwright_server.search.tightening import Tangent, tightened_ms
 
 SUM_SLACK = 1e-4
 MODEL_SLACK = 1e-5
@@ -88,11 +92,22 @@ def lower_bound_ms(
     work = least_work(evaluator, options, cost_model)
     devices = np.concatenate([_average_devices(work), _group_devices(evaluator, work)])
     compute_ms = max(
-        float(_floor_ms(cost_model, devices).max()),
-        _one_way_ms(cost_model, work),
-        _busiest_device_ms(cost_model, work),
+        float(_floor_ms(cost_model, devices).max()), _busiest_device_ms(cost_model, work)
     )
-    return (1.0 - MODEL_SLACK) * (compute_ms + _transfer_ms(evaluator, work, cost_model))
+
+    def transfer_ms(dims: Float64Array) -> float:
+        return _transfer_ms(evaluator, work, dims, cost_model)
+
+    bound_ms = compute_ms + transfer_ms(work.dims)
+    if work.ways is not None:
+        tangent = _tangent(cost_model, work, transfer_ms)
+        one_way_ms = tangent.constant_ms + float(work.weighted(work.ways, tangent.slopes).sum())
+        bound_ms = max(bound_ms, one_way_ms + transfer_ms(work.dims))
+        columns = np.array([table.embedding_dim for table in evaluator.problem.tables])
+        bound_ms = tightened_ms(
+            bound_ms, work, work.ways, columns, tangent, lambda e: _floor_ms(cost_model, e)
+        )
+    return (1.0 - MODEL_SLACK) * bound_ms
 
 
 def _floor_ms(cost_model: CostModel, encodings: Float64Array | FloatArray) -> Float64Array:
@@ -124,22 +139,21 @@ def _most_devices(work: LeastWork, tables: range | list[int]) -> int:
     return max(1, min(len(reached), int(work.pieces[list(tables)].sum())))
 
 
-def _one_way_ms(cost_model: CostModel, work: LeastWork) -> float:
-    """The average device's floor, each table cut in one way for all channels, ms."""
+def _tangent(
+    cost_model: CostModel, work: LeastWork, transfer_ms: Callable[[Float64Array], float]
+) -> Tangent:
+    """Of the average device's floor, where each channel is at its least."""
     num_devices = _most_devices(work, range(len(work.total)))
     least = (1.0 - SUM_SLACK) * work.total.sum(axis=0, dtype=np.float64) / num_devices
     least = least.astype(np.float32).astype(np.float64)
-    steps = SLOPE_STEP * least
-    points = (np.concatenate([least[None], least - np.diag(steps)])).astype(np.float32)
+    points = (np.concatenate([least[None], least - np.diag(SLOPE_STEP * least)])).astype(np.float32)
     floor_ms = cost_model.compute_floor_ms(points).astype(np.float64).sum(axis=1)
-    # what rounding may have added to a difference of two floors
+    # less what rounding may have added to a difference of two floors
     rises_ms = np.maximum(0.0, floor_ms[0] - floor_ms[1:] - 2.0 * FLOOR_ROUNDING * floor_ms[0])
     steps = least - points[1:].diagonal()
     slopes = np.divide(rises_ms, steps, out=np.zeros_like(steps), where=steps > 0)
-    weighted = work.weighted(slopes)
-    if weighted is None:
-        return 0.0
-    return float(floor_ms[0] - slopes @ least + (1.0 - SUM_SLACK) * weighted / num_devices)
+    constant_ms = float(floor_ms[0] - slopes @ least)
+    return Tangent(constant_ms, (1.0 - SUM_SLACK) * slopes / num_devices, transfer_ms)
 
 
 def _group_devices(evaluator: PlanEvaluator, work: LeastWork) -> Float64Array:
@@ -158,10 +172,12 @@ def _busiest_device_ms(cost_model: CostModel, work: LeastWork) -> float:
     return float(least[np.isfinite(least)].max())
 
 
-def _transfer_ms(evaluator: PlanEvaluator, work: LeastWork, cost_model: CostModel) -> float:
+def _transfer_ms(
+    evaluator: PlanEvaluator, work: LeastWork, dims: Float64Array, cost_model: CostModel
+) -> float:
     """Forward and backward transfers at the least mean of dims, and a fixed all-reduce."""
     cluster = evaluator.problem.cluster
-    mean_dim = _least_dims(evaluator, work) / cluster.num_devices
+    mean_dim = _least_dims(evaluator, work, dims) / cluster.num_devices
     even = np.full((1, cluster.num_devices), (1.0 - SUM_SLACK) * mean_dim)
     batch = evaluator.problem.global_batch_size
     features = comm_features(even, cluster.devices_per_host, batch)[:, 0]
@@ -170,17 +186,17 @@ def _transfer_ms(evaluator: PlanEvaluator, work: LeastWork, cost_model: CostMode
     return float(transfers[0]) + _all_reduce_ms(evaluator, work, cost_model)
 
 
-def _least_dims(evaluator: PlanEvaluator, work: LeastWork) -> float:
-    """Least sum of dims over all devices."""
+def _least_dims(evaluator: PlanEvaluator, work: LeastWork, dims: Float64Array) -> float:
+    """Least sum of dims over all devices; `dims` are those of tables that are not copied."""
     problem, room = evaluator.problem, float(evaluator.memory_bytes.min())
-    least = float(work.dims[~work.copied].sum())
+    least = float(dims[~work.copied].sum())
     optional = np.flatnonzero(work.copied & ~work.only_copied)
     copy_bytes = {i: problem.replica_bytes(problem.tables[i]) for i in optional.tolist()}
     # copies that save most for their memory, until the smallest device is full
-    for i in sorted(copy_bytes, key=lambda i: copy_bytes[i] / work.dims[i]):
+    for i in sorted(copy_bytes, key=lambda i: copy_bytes[i] / dims[i]):
         copied = min(1.0, room / copy_bytes[i])
         room -= copied * copy_bytes[i]
-        least += (1.0 - copied) * work.dims[i]
+        least += (1.0 - copied) * dims[i]
     return least
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from shardwright.domain import (
     COLUMN_MULTIPLE,
@@ -25,8 +24,7 @@ from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import Float64Array, IntArray, Piece
 from shardwright_server.search.reach import Reach, Reaches
-
-BoolArray = npt.NDArray[np.bool_]
+from shardwright_server.search.ways import BoolArray, Columns, Spread, Way, cut_rods
 
 MAX_UNITS = 256
 """Widest table, in units of 4 columns, whose column cuts are looked at: 1024 columns, the widest
@@ -38,54 +36,6 @@ MAX_KEPT_ROWS = 400_000
 
 _CHUNK_ROWS = 8192
 """Pieces encoded at once; bounds memory, not results."""
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """Tables that lie with equal pieces on a number of devices.
-
-    Attributes:
-        tables: `[n] int64`.
-        encodings: `[n, e] float32`, of one piece.
-        devices: Pieces.
-    """
-
-    tables: IntArray
-    encodings: FloatArray
-    devices: int
-
-    def least(self, weights: Float64Array) -> Float64Array:
-        """`[n]`, weighted sums over the devices."""
-        return np.asarray(self.devices * (self.encodings @ weights))
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """Tables of equal width that lie whole or in column pieces.
-
-    Attributes:
-        tables: `[n] int64`.
-        encodings: `[n, widths, e] float32`, of pieces.
-        widths: `[widths] int64`, in units, rising; the last is the whole table's.
-        allowed: `[n, widths] bool`.
-    """
-
-    tables: IntArray
-    encodings: FloatArray
-    widths: IntArray
-    allowed: BoolArray
-
-    def pieces(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """Values of pieces `[n, widths, v]` by width in units `[n, units, v]`; else infinite."""
-        shape = len(values), int(self.widths[-1]), values.shape[2]
-        pieces = np.full(shape, np.inf, dtype=values.dtype)
-        pieces[:, self.widths - 1] = np.where(self.allowed[:, :, None], values, np.inf)
-        return pieces
-
-    def least(self, weights: Float64Array) -> Float64Array:
-        """`[n]`, least weighted sums over all cuts; infinite where none is allowed."""
-        pieces = self.pieces((self.encodings @ weights)[:, :, None])
-        return np.asarray((_cut_rods(pieces) if len(self.widths) > 1 else pieces)[:, -1, 0])
 
 
 @dataclass(frozen=True)
@@ -114,25 +64,24 @@ class LeastWork:
     only_copied: BoolArray
     dims: Float64Array
     pieces: IntArray
-    ways: list[_Spread | _Columns] | None
+    ways: list[Way] | None
     free: IntArray
 
-    def weighted(self, weights: Float64Array) -> float | None:
-        """The least weighted sum over devices and tables; each table is cut in a single way.
+    def weighted(self, ways: list[Way], weights: Float64Array) -> Float64Array:
+        """The least weighted sum over devices of each table, cut in a single way.
 
         Args:
+            ways: The ways there are.
             weights: `[e] float64`, not negative.
 
         Returns:
-            None when the ways are not known.
+            `[t]`; 0 for free tables and those that fit in no way.
         """
-        if self.ways is None:
-            return None
         least = np.full(len(self.total), np.inf)
-        for way in self.ways:
-            least[way.tables] = np.minimum(least[way.tables], way.least(weights))
+        for way in ways:
+            least[way.tables] = np.minimum(least[way.tables], way.least(weights, way.allowed))
         least[self.free] = 0.0
-        return float(least[np.isfinite(least)].sum())
+        return np.where(np.isfinite(least), least, 0.0)
 
 
 def least_work(
@@ -161,7 +110,7 @@ class _Collector:
         self._types = [frozenset({*allowed_sharding_types(t, options), *always}) for t in tables]
         size = len(tables), cost_model.encoding_size
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
-        self._ways: list[_Spread | _Columns] | None = []
+        self._ways: list[Way] | None = []
         self._kept_rows = 0
         self._busiest: list[FloatArray] = []
         self._busiest_tables: list[IntArray] = []
@@ -192,7 +141,7 @@ class _Collector:
             free=free,
         )
 
-    def _keep(self, way: _Spread | _Columns) -> None:
+    def _keep(self, way: Way) -> None:
         self._kept_rows += way.encodings.size // way.encodings.shape[-1]
         if self._ways is not None:
             self._ways.append(way)
@@ -246,7 +195,7 @@ class _Collector:
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
             parts = {"copies": devices} if copies else {"row_parts": devices}
             encodings = self._cost_model.encode(self._features(indices, **parts))
-            self._keep(_Spread(indices, encodings, devices))
+            self._keep(Spread(indices, encodings[:, None], devices, copies))
             self._total[indices] = np.minimum(self._total[indices], encodings * devices)
             self._add_busiest(indices, encodings)
 
@@ -300,11 +249,11 @@ class _Collector:
         fitting = np.array([self._fitting_units(int(i)) for i in indices])
         allowed = widths <= fitting[:, None]
         allowed[:, -1] &= [ShardingType.TABLE_WISE in self._types[i] for i in indices]
-        columns = _Columns(indices, encoded, widths, allowed)
+        columns = Columns(indices, encoded, widths, allowed)
         self._keep(columns)
-        cheapest = columns.pieces(encoded)
+        cheapest = columns.pieces(encoded, allowed)
         if least:
-            cheapest = _cut_rods(cheapest)
+            cheapest = cut_rods(cheapest)
         self._total[indices] = np.minimum(self._total[indices], cheapest[:, -1])
         share = [self._share(self._reach[i], units, least) - 1 for i in indices]
         # what is at least as wide as the widest share, cut in any way
@@ -324,25 +273,6 @@ class _Collector:
         """Some device gets so many units of a table at least, as it is cut in few pieces."""
         most_devices = min(len(reach.devices), units // least) if least else 1
         return -(-units // max(1, most_devices))
-
-
-def _cut_rods(pieces: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Least sum of each channel over all ways to make up each width of allowed pieces.
-
-    Args:
-        pieces: `[n, units, e]`, entry u - 1 for a piece of width u; infinite: not allowed.
-
-    Returns:
-        `[n, units, e]`, entry u - 1 for pieces of total width u.
-    """
-    cheapest = pieces.copy()
-    for units in range(2, pieces.shape[1] + 1):
-        half = units // 2
-        narrow = cheapest[:, :half]
-        wide = cheapest[:, units - 1 - half : units - 1][:, ::-1]
-        best = (narrow + wide).min(axis=1)
-        np.minimum(cheapest[:, units - 1], best, out=cheapest[:, units - 1])
-    return cheapest
 
 
 def _chunks(indices: IntArray, size: int) -> Iterator[IntArray]:
