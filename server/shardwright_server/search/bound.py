@@ -47,8 +47,8 @@ fixed, and is taken to be free where they are not.
 
 The bound is the largest bound of the computation plus both transfers, raised by what a plan below
 it could not do (`tightening`). Predictions are rounded to float32: `SUM_SLACK` covers the rounding
-of sums of up to 1600 encodings, in any order, before a nondecreasing function; `MODEL_SLACK` that of
-the graphs.
+of sums of up to 1600 encodings, in any order, before a nondecreasing function; `MODEL_SLACK` that
+of the graphs.
 
 The bound is weak where whole tables cannot be spread evenly, and where floors lie well below the
 models.

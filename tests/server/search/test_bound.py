@@ -107,6 +107,17 @@ def test_weighing_whole_ways_to_cut_never_weakens_a_bound(monkeypatch):
     assert 0 < bound(task, model) < with_ways
 
 
+def test_a_table_too_hot_for_one_device_raises_the_bound(shipped_cost_model, monkeypatch):
+    # whole it would be least work in all, but make its device the slowest by far
+    tables = [table("hot", rows=10**7, dim=128, pooling=100.0)]
+    tables += [table(f"t{i}", rows=10**6, pooling=2.0 + i % 7) for i in range(40)]
+    task = problem(tables, devices=8)
+    raised = bound(task, shipped_cost_model)
+    assert raised <= plan(PlanRequest(task), shipped_cost_model, deadline_s=None).cost_ms
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", lambda ms, *_: ms)
+    assert bound(task, shipped_cost_model) < 0.98 * raised
+
+
 def test_tables_too_wide_to_look_at_weaken_a_bound_only():
     model = ConvexCostModel(5)
     narrow = [table(f"t{i}", dim=16) for i in range(6)]
