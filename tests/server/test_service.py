@@ -204,3 +204,44 @@ def test_optimizer_state_counts_as_memory(server: RunningServer) -> None:
     assert sum(d.memory_bytes for d in with_state.devices) == 3 * sum(
         d.memory_bytes for d in without.devices
     )
+
+
+def test_plans_of_every_sharding_type_are_evaluated(server: RunningServer) -> None:
+    request = plan_request(num_tables=5)
+    request.cluster.num_devices, request.cluster.devices_per_host = 4, 2
+    shards = [
+        *(_shard(0, device, num_rows=1000) for device in range(4)),
+        *(
+            _shard(1, device, row_offset=251 * device, num_rows=min(251, 1001 - 251 * device))
+            for device in range(4)
+        ),
+        *(_shard(2, 2 + i, row_offset=501 * i, num_rows=501) for i in range(2)),
+        *(_shard(3, 3 - i, num_rows=1003, column_offset=16 * i, num_columns=16) for i in range(4)),
+        _shard(4, 1, num_rows=1004),
+    ]
+    answer = server.stub.EvaluateShardingPlan(
+        service_pb2.EvaluateShardingPlanRequest(
+            tables=request.tables,
+            cluster=request.cluster,
+            global_batch_size=request.global_batch_size,
+            optimizer=request.optimizer,
+            plan=plan_pb2.ShardingPlan(shards=shards),
+        ),
+        timeout=60,
+    )
+    assert answer.cost_ms == max(d.total_ms + d.wait_ms for d in answer.devices) > 0
+    _, rows, copies = answer.warnings
+    assert rows.startswith("tables 't1', 't2' are cut in rows")
+    assert copies.startswith("table 't0' is copied to every device")
+    # weights, and a dense gradient of the copy
+    blocks, columns = [251, 251, 251, 248], 1003 * 16
+    whole = {1: 1004 * 64}
+    host = {2: 501 * 64, 3: 501 * 64}
+    assert [d.memory_bytes for d in answer.devices] == [
+        4 * (2 * 1000 * 64 + blocks[d] * 64 + columns + whole.get(d, 0) + host.get(d, 0))
+        for d in range(4)
+    ]
+
+
+def _shard(table: int, device: int, **rectangle: int) -> plan_pb2.Shard:
+    return plan_pb2.Shard(table=f"t{table}", device=device, **{"num_columns": 64, **rectangle})
