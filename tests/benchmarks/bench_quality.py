@@ -51,7 +51,7 @@ COUNTS: dict[str, dict[str, int]] = {
         "torchrec": 1,
     },
     "1000x128": {
-        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        **dict.fromkeys((*_GREEDY, *_OURS), 30),
         "neuroshard": 5,
         "annealing_long": 1,
         "torchrec": 1,

@@ -148,6 +148,25 @@ def against(judgement: Judgement, side: str, other: str) -> list[float]:
     ]
 
 
+def worse_by(judgement: Judgement, side: str, other: str, margin: float) -> tuple[int, int, int]:
+    """How often a side's plan is worse by more than a margin.
+
+    Returns:
+        Tasks where both have a plan; those where it is worse; and of these those where it is so by
+        the model's own prediction: there the search fell short, in the others the model.
+    """
+    compared = worse = foreseen = 0
+    for of_task in judgement.values():
+        own, theirs = of_task.get(side), of_task.get(other)
+        if own is None or theirs is None or own.true_ms is None or theirs.true_ms is None:
+            continue
+        compared += 1
+        if own.true_ms > (1.0 + margin) * theirs.true_ms:
+            worse += 1
+            foreseen += (own.predicted_ms or 0.0) > (theirs.predicted_ms or 0.0)
+    return compared, worse, foreseen
+
+
 def bias(judgement: Judgement, side: str) -> list[float]:
     """predicted / true - 1 of the plans that a side chose."""
     return [

@@ -2,7 +2,7 @@
 
 import pytest
 from tests.benchmarks import answers, bench_quality
-from tests.benchmarks.quality import Judged, Summary, against, bias, feasible, over_best
+from tests.benchmarks.quality import Judged, Summary, against, bias, feasible, over_best, worse_by
 from tests.benchmarks.quality_report import report_lines
 from typer.testing import CliRunner
 
@@ -27,6 +27,16 @@ def test_over_best_compares_with_the_cheapest_rival_on_tasks_with_a_plan():
 def test_two_sides_compare_on_tasks_where_both_have_a_plan():
     assert against(JUDGEMENT, "local_search", "neuroshard") == pytest.approx([-0.5])
     assert against(JUDGEMENT, "dim", "local_search") == pytest.approx([3.0, -1 / 3])
+
+
+def test_worse_plans_are_told_apart_by_what_the_model_foresaw():
+    judgement = {
+        "foreseen": {"a": judged(2.0, 2.0), "b": judged(1.0, 1.0)},
+        "misjudged": {"a": judged(2.0, 0.9), "b": judged(1.0, 1.0)},
+        "within the margin": {"a": judged(1.004, 1.0), "b": judged(1.0, 1.0)},
+        "alone": {"a": judged(1.0, 1.0), "b": judged(None)},
+    }
+    assert worse_by(judgement, "a", "b", 0.005) == (3, 2, 1)
 
 
 def test_bias_is_of_predicted_over_true():

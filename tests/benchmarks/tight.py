@@ -3,7 +3,8 @@
 A packing is made first, then cut into tables. Large tables are spread over random devices in pieces
 of 4 to 64 columns; whole tables of mixed shapes follow; in the end one table a device fills what is
 still free but for the device's slack. Forgetting where everything lay makes the task: the packing
-is a column-wise plan that fits, so whoever finds none has missed one.
+is a column-wise plan that fits, so whoever finds none has missed one. Pooling factors are those of
+real tables; reuse histograms are left out, since none of the pool's would fit the rows.
 """
 
 from __future__ import annotations
@@ -113,7 +114,6 @@ def _cut(packing: _Packing) -> TightTask:
             num_embeddings=rows,
             embedding_dim=sum(columns for _, columns in pieces),
             pooling_factor=float(pool.pooling_factor[like]),
-            reuse_histogram=tuple(pool.reuse_histogram[like].tolist()),
         )
         offset = 0
         for device, columns in pieces:
