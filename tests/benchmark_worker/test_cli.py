@@ -36,7 +36,7 @@ def test_a_roofline_writes_modelled_parts(
     assert metadata.sampling["first_index"] == "500" and metadata.sampling["seed"] == "0"
     # row i of the dataset is sample i
     row = parts[1].table.slice(42, 1).to_pylist()[0]
-    sample = draw_compute_sample(pool, ComputeLimits(), 0, 542)
+    sample = draw_compute_sample(pool.part(held_out=False), ComputeLimits(), 0, 542)
     times = compute_times(get_profile(H100), [sample])
     assert row["global_batch_size"] == sample.global_batch_size
     assert [t["num_embeddings"] for t in row["tables"]] == sample.num_embeddings.tolist()

@@ -97,7 +97,7 @@ def test_compute_samples_cover_what_a_search_asks(compute_samples: list[ComputeS
     assert batches.min() < 1024 and batches.max() > 131_072
     powers = np.log2(batches) == np.rint(np.log2(batches))
     assert 0.35 < powers.mean() < 0.65
-    assert set(range(4, 132, 4)) <= set(dims.tolist()) and (dims <= 512).all()
+    assert set(range(4, 132, 4)) <= set(dims.tolist()) and (dims <= 1024).all()
     assert 0.85 < (dims <= 128).mean() < 1.0
     assert rows.min() < 10 and (rows == 40_000_000).mean() > 0.02
     assert {s.optimizer for s in compute_samples} == set(Optimizer)

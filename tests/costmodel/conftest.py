@@ -83,10 +83,37 @@ def _comm_row(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def write_dataset(root: Path, compute: Rows, comm: Rows, metadata: PartMetadata = METADATA) -> str:
+def all_reduce_rows(count: int, seed: int = 0) -> Rows:
+    """All-reduces of the same machine: 0.01 ms a peer, and a ring over the same links."""
+    rng = np.random.default_rng(seed)
+    return [_all_reduce_row(rng) for _ in range(count)]
+
+
+def _all_reduce_row(rng: np.random.Generator) -> dict[str, Any]:
+    per_host = int(2 ** rng.integers(0, 3))
+    world = max(2, per_host * int(rng.integers(1, 5)))
+    num_bytes = 4 * int(10 ** rng.uniform(3, 8))
+    time_ms = 0.01 * (world - 1) + 2 * (world - 1) / world * num_bytes / 1e8
+    return {
+        "world_size": world,
+        "devices_per_host": math.gcd(world, per_host),
+        "num_bytes": num_bytes,
+        **{f"time_ms{suffix}": time_ms for suffix in ("", "_p10", "_p90")},
+        "repetitions": 1,
+    }
+
+
+def write_dataset(
+    root: Path,
+    compute: Rows,
+    comm: Rows,
+    metadata: PartMetadata = METADATA,
+    all_reduce: Rows | None = None,
+) -> str:
     """Writes a dataset of one part of each kind and returns its root."""
     write_part(str(root), Kind.COMPUTE, "part-0", compute, metadata)
     write_part(str(root), Kind.COMM, "part-0", comm, metadata)
+    write_part(str(root), Kind.ALL_REDUCE, "part-0", all_reduce or all_reduce_rows(40), metadata)
     return str(root)
 
 
@@ -102,6 +129,12 @@ def comm() -> Rows:
     return comm_rows(40)
 
 
+@pytest.fixture
+def all_reduce() -> Rows:
+    """Forty all-reduces, to be spoilt."""
+    return all_reduce_rows(40)
+
+
 @pytest.fixture(scope="session")
 def write() -> Callable[..., str]:
     """`write_dataset`."""
@@ -111,7 +144,10 @@ def write() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def dataset_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A sound dataset of the analytic machine."""
-    return write_dataset(tmp_path_factory.mktemp("dataset"), compute_rows(1500), comm_rows(600))
+    root = tmp_path_factory.mktemp("dataset")
+    return write_dataset(
+        root, compute_rows(1500), comm_rows(600), all_reduce=all_reduce_rows(400)
+    )
 
 
 @pytest.fixture(scope="session")

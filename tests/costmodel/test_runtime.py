@@ -19,7 +19,7 @@ from shardwright_costmodel.features import (
     table_features,
 )
 from shardwright_costmodel.runtime import MAX_ROWS, OnnxCostModel
-from shardwright_costmodel.training.export import extreme_devices, extreme_shards
+from shardwright_costmodel.training.export import extreme_devices, extreme_jobs, extreme_shards
 
 RNG = np.random.default_rng(7)
 
@@ -50,10 +50,20 @@ def calls(model: OnnxCostModel) -> dict[str, tuple[Callable[[FloatArray], FloatA
         "compute_ms": (model.compute_ms, model.encode(shards(400)) * 3),
         "forward_comm_ms": (model.forward_comm_ms, devices(400)),
         "backward_comm_ms": (model.backward_comm_ms, devices(400)),
+        "compute_floor_ms": (model.compute_floor_ms, model.encode(shards(400)) * 3),
+        "forward_comm_floor_ms": (model.forward_comm_floor_ms, devices(400)),
+        "backward_comm_floor_ms": (model.backward_comm_floor_ms, devices(400)),
+        "all_reduce_ms": (model.all_reduce_ms, extreme_jobs(RNG, 400)),
     }
 
 
-@pytest.mark.parametrize("call", ["encode", "compute_ms", "forward_comm_ms", "backward_comm_ms"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("encode", "compute_ms", "forward_comm_ms", "backward_comm_ms", "all_reduce_ms"),
+        *("compute_floor_ms", "forward_comm_floor_ms", "backward_comm_floor_ms"),
+    ],
+)
 def test_a_row_gives_the_same_bits_in_any_batch_at_any_position(
     model: OnnxCostModel, call: str
 ) -> None:
@@ -159,6 +169,7 @@ def test_identity_and_provenance_are_the_manifests(bundle: Bundle) -> None:
         "compute",
         "forward_comm",
         "backward_comm",
+        "all_reduce",
     ]
 
 
@@ -188,7 +199,7 @@ def test_a_graph_with_other_ports_is_named(bundle: Bundle, graph: str) -> None:
     other = {**bundle.graphs, graph: bundle.graphs[FORWARD_COMM]}
     if graph == FORWARD_COMM:
         other[graph] = bundle.graphs[COMPUTE_HEAD]
-    with pytest.raises(BundleError, match=rf"{graph}: must have one (in|out)put"):
+    with pytest.raises(BundleError, match=rf"{graph}: must have (one|2) (in|out)puts?"):
         OnnxCostModel.from_bundle(Bundle(bundle.manifest, other, "/models/x"))
 
 

@@ -8,17 +8,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from shardwright.domain import REUSE_BINS
 from shardwright_costmodel.bundle import COMPUTE_ENCODER, Bundle
 from shardwright_costmodel.errors import ExportError
-from shardwright_costmodel.features import comm_features
+from shardwright_costmodel.features import SHARD_COLUMNS, FloatArray, comm_features
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training import export
 from shardwright_costmodel.training.data import load, split_by_combination
-from shardwright_costmodel.training.export import export_graphs, extreme_devices, extreme_shards
+from shardwright_costmodel.training.export import (
+    export_graphs,
+    extreme_devices,
+    extreme_jobs,
+    extreme_shards,
+)
 from shardwright_costmodel.training.fit import FitSettings, fit
-from shardwright_costmodel.training.models import CommModel, ComputeHead, ShardEncoder
+from shardwright_costmodel.training.models import (
+    AllReduceModel,
+    CommModel,
+    ComputeHead,
+    ShardEncoder,
+)
 from shardwright_costmodel.training.objectives import CommObjective
 from shardwright_costmodel.training.trainer import train
 
@@ -86,7 +97,7 @@ def test_the_best_weights_on_the_validation_split_are_kept(dataset_url: str) -> 
     assert len(history) == result.epochs == 8
     assert history[result.best_epoch] == min(history)
     with torch.no_grad():
-        ratio = objective.log_ratio(torch.from_numpy(split.validation))
+        ratio = objective.errors(torch.from_numpy(split.validation)).log_ratio
     assert 100 * float(ratio.expm1().abs().mean()) == pytest.approx(min(history), rel=1e-5)
 
 
@@ -112,28 +123,46 @@ def test_a_fit_ends_in_the_time_it_is_given(dataset_url: str) -> None:
     assert seen == sorted(seen) and seen[-1] == 1.0
 
 
-def models() -> tuple[ShardEncoder, ComputeHead, CommModel, CommModel]:
+def models() -> tuple[ShardEncoder, ComputeHead, CommModel, CommModel, AllReduceModel]:
     torch.manual_seed(0)
-    return ShardEncoder(), ComputeHead(), CommModel(), CommModel()
+    return ShardEncoder(), ComputeHead(), CommModel(), CommModel(), AllReduceModel()
+
+
+def inputs() -> tuple[FloatArray, FloatArray, FloatArray]:
+    generator = np.random.default_rng(0)
+    return (
+        extreme_shards(generator, 50),
+        extreme_devices(generator, 50),
+        extreme_jobs(generator, 50),
+    )
 
 
 def test_graphs_agree_with_their_models_on_extreme_inputs(bundle: Bundle) -> None:
     """The check at export covers it; here with other inputs, through the runtime."""
     generator = np.random.default_rng(99)
     shards, devices = extreme_shards(generator, 500), extreme_devices(generator, 500)
-    encoder, head, forward, backward = models()
+    jobs = extreme_jobs(generator, 500)
+    encoder, head, forward, backward, all_reduce = models()
     with torch.no_grad():
-        for module in (encoder, head, forward, backward):
+        for module in (encoder, head, forward, backward, all_reduce):
             for parameter in module.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         encodings = encoder(torch.from_numpy(shards))
-        compute_ms = head(encodings)
-        forward_ms = forward(torch.from_numpy(devices))
-    graphs = export_graphs(encoder, head, forward, backward, shards, devices)
+        compute_ms, compute_floor_ms = head(encodings)
+        forward_ms, forward_floor_ms = forward(torch.from_numpy(devices))
+        all_reduce_ms = all_reduce(torch.from_numpy(jobs))
+    graphs = export_graphs(encoder, head, forward, backward, all_reduce, shards, devices, jobs)
     model = OnnxCostModel.from_bundle(Bundle(bundle.manifest, graphs))
     np.testing.assert_allclose(model.encode(shards), encodings.numpy(), rtol=1e-4)
-    np.testing.assert_allclose(model.compute_ms(encodings.numpy()), compute_ms.numpy(), rtol=1e-4)
-    np.testing.assert_allclose(model.forward_comm_ms(devices), forward_ms[:, 0].numpy(), rtol=1e-4)
+    sums = encodings.numpy()
+    np.testing.assert_allclose(model.compute_ms(sums), compute_ms.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(model.compute_floor_ms(sums), compute_floor_ms.numpy(), rtol=1e-4)
+    for found, expected in (
+        (model.forward_comm_ms(devices), forward_ms),
+        (model.forward_comm_floor_ms(devices), forward_floor_ms),
+        (model.all_reduce_ms(jobs), all_reduce_ms),
+    ):
+        np.testing.assert_allclose(found, expected[:, 0].numpy(), rtol=1e-4)
 
 
 def test_a_graph_that_differs_from_its_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +179,18 @@ def test_a_graph_that_differs_from_its_model_is_refused(monkeypatch: pytest.Monk
         return faithful(name, module, sample)
 
     monkeypatch.setattr(export, "_export", slightly_wrong)
-    generator = np.random.default_rng(0)
     with pytest.raises(ExportError, match=f"{COMPUTE_ENCODER}: .* differs from its torch model"):
-        export_graphs(*models(), extreme_shards(generator, 50), extreme_devices(generator, 50))
+        export_graphs(*models(), *inputs())
+
+
+def test_a_graph_whose_rows_depend_on_each_other_is_refused() -> None:
+    """ONNX Runtime adds the columns of a row in an order that depends on its place in memory."""
+
+    class SumsColumns(ShardEncoder):
+        def forward(self, shards: Tensor) -> Tensor:
+            reuse = shards[:, len(SHARD_COLUMNS) - REUSE_BINS :] * 1.7
+            return super().forward(shards) * reuse.sum(dim=1, keepdim=True)
+
+    _, *others = models()
+    with pytest.raises(ExportError, match=rf"{COMPUTE_ENCODER}: .* depends on the rest of the ba"):
+        export_graphs(SumsColumns(), *others, *inputs())
