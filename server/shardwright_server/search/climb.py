@@ -28,7 +28,7 @@ _MIN_LEVELLING = 1e-3
 """Relative gain of the two changed devices that is worth a move of its own."""
 _SHORTLIST = 16
 """Moves whose computation is predicted exactly in each step."""
-_COMM_ROWS = 64
+_COMM_ROWS = 32
 """Devices whose transfers are predicted in each step, for the best of the shortlist."""
 _VANISHED = 1e-5
 """Channels that fall below this share when a unit leaves are rounding errors."""

@@ -19,7 +19,7 @@ from shardwright_server.search.lots import BoolArray, LotBook, Spread
 from shardwright_server.search.pieces import IntArray
 
 NOTHING = -1
-_MOST_DEVICES_TRIED = 16
+_MOST_DEVICES_TRIED = 4
 """Of the devices with the least computation so far; another is hardly ever the cheapest."""
 
 
@@ -87,7 +87,8 @@ class _Greedy:
         self._devices = np.full_like(self._lots, NOTHING)
         # one unit of a lot to a device
         self._present = np.zeros((len(lanes), len(book.lots), num_devices), dtype=bool)
-        self._alive = (self._used_bytes <= book.evaluator.memory_bytes).all(axis=1)
+        fits = self._used_bytes <= book.evaluator.memory_bytes
+        self._alive: BoolArray = np.asarray(fits.all(axis=1))
 
     def step(self, step: int) -> None:
         """Places the next unit of every lane that has one."""
@@ -103,8 +104,8 @@ class _Greedy:
         wished: BoolArray = possible & (dims_after <= self._caps[lanes, None])
         some = np.asarray(wished.any(axis=1))
         wished = np.where(some[:, None], wished, possible)
-        alive: BoolArray = np.asarray(wished.any(axis=1))
-        self._alive[lanes[~alive]] = False
+        alive = np.asarray(wished.any(axis=1))
+        self._alive[lanes] = alive
         self._put(lanes[alive], kinds[alive], wished[alive], step)
         self._present[lanes[alive], lots[alive], self._devices[lanes[alive], step]] = True
 
