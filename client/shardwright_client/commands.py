@@ -22,14 +22,13 @@ import typer
 from rich.console import Console
 
 from shardwright import wire
-from shardwright.domain import PlanRequest, PlanResult
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright_client import files, render
+from shardwright_client.asking import ask_for_plan, waiting
 from shardwright_client.client import DEFAULT_TIMEOUT_S, ShardingPlanClient
 from shardwright_client.errors import (
     InfeasibleError,
     InvalidRequestError,
-    ProtocolError,
     ServerError,
     ShardwrightClientError,
 )
@@ -134,41 +133,12 @@ def plan(
     _check_output(output)
     request = files.read_request(request_file)
     problem = request.problem
-    what = f"{len(problem.tables)} tables for {problem.cluster.num_devices} devices"
     with ShardingPlanClient(server, timeout_s=timeout) as client:
-        result = _watched(client, request, what) if watch else _waited_for(client, request, what)
+        result = ask_for_plan(client, request, watch=watch)
     text = files.to_json(wire.plan_result_to_proto(result))
     if not _deliver(text, output, as_json):
         with _page(output) as console:
             render.print_plan(console, problem, result, full=full)
-
-
-def _waited_for(client: ShardingPlanClient, request: PlanRequest, what: str) -> PlanResult:
-    with _waiting(f"Planning {what} ..."):
-        return client.get_sharding_plan(
-            request.problem,
-            options=request.options,
-            request_id=request.request_id,
-            cost_model_version=request.cost_model_version,
-        )
-
-
-def _watched(client: ShardingPlanClient, request: PlanRequest, what: str) -> PlanResult:
-    """The last of a stream of plans, all of which are shown on standard error."""
-    results = client.stream_sharding_plan(
-        request.problem,
-        options=request.options,
-        request_id=request.request_id,
-        cost_model_version=request.cost_model_version,
-    )
-    last: PlanResult | None = None
-    console = Console(stderr=True, highlight=False, emoji=False)
-    with render.improvements(console, f"Planning {what} ...") as show:
-        for last in results:
-            show(last)
-    if last is None:
-        raise ProtocolError(f"{client.target} ended the stream without a plan; ask its log why")
-    return last
 
 
 @app.command()
@@ -187,7 +157,7 @@ def evaluate(
         raise typer.BadParameter("only one of the two files can be standard input")
     request = files.read_request(request_file)
     sharding_plan = files.read_plan(plan_file)
-    with _waiting("Evaluating ..."), ShardingPlanClient(server, timeout_s=timeout) as client:
+    with waiting("Evaluating ..."), ShardingPlanClient(server, timeout_s=timeout) as client:
         result = client.evaluate_sharding_plan(
             request.problem,
             sharding_plan,
@@ -210,23 +180,12 @@ def models(
 ) -> None:
     """List the cost models that a server answers with, and how accurate they are."""
     _check_output(output)
-    with _waiting("Asking ..."), ShardingPlanClient(server, timeout_s=timeout) as client:
+    with waiting("Asking ..."), ShardingPlanClient(server, timeout_s=timeout) as client:
         found = client.list_cost_models(hardware)
     message = service_pb2.ListCostModelsResponse(cost_models=map(wire.description_to_proto, found))
     if not _deliver(files.to_json(message), output, as_json):
         with _page(output) as console:
             render.print_models(console, found)
-
-
-@contextlib.contextmanager
-def _waiting(text: str) -> Iterator[None]:
-    """A spinner on standard error, only where a person looks at it."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(text):
-            yield
-    else:
-        yield
 
 
 @contextlib.contextmanager
