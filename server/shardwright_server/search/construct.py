@@ -37,20 +37,25 @@ class Lane:
 
 
 def construct(
-    book: LotBook, lanes: Sequence[Lane], on_step: Callable[[], None]
-) -> Assignment | None:
-    """Places every lane; returns the cheapest that fits into memory, None where none does.
+    book: LotBook, lanes: Sequence[Lane], count: int, on_step: Callable[[], None]
+) -> list[Assignment]:
+    """Places every lane; returns the cheapest that fit into memory, all cut in different ways.
 
     Args:
         book: The lots.
         lanes: What to place.
+        count: Assignments to return, at most.
         on_step: Called before each step; may raise to stop.
     """
     greedy = _Greedy(book, lanes)
     for step in range(greedy.num_steps):
         on_step()
         greedy.step(step)
-    return greedy.cheapest()
+    found: list[int] = []
+    for lane in greedy.by_cost():
+        if len(found) < count and all(lanes[lane].cuts is not lanes[i].cuts for i in found):
+            found.append(lane)
+    return [greedy.assignment(lane) for lane in found]
 
 
 class _Greedy:
@@ -130,20 +135,21 @@ class _Greedy:
         self._used_bytes[lanes, chosen] += catalog.memory_bytes[kinds]
         self._dims[lanes, chosen] += catalog.num_columns[kinds]
 
-    def cheapest(self) -> Assignment | None:
-        """The cheapest of the lanes that placed everything, the first on ties."""
+    def by_cost(self) -> list[int]:
+        """The lanes that placed everything, the cheapest first."""
         lanes = np.flatnonzero(self._alive)
         if not len(lanes):
-            return None
+            return []
         all_reduce_bytes = np.array(
             [sum(s.all_reduce_bytes for s in self._spreads[lane].values()) for lane in lanes]
         )
         costs = self._book.evaluator.costs(
             self._compute_ms[lanes], self._dims[lanes], all_reduce_bytes
         )
-        return self._assignment(int(lanes[costs.cost_ms.argmin()]))
+        return [int(lane) for lane in lanes[np.argsort(costs.cost_ms, kind="stable")]]
 
-    def _assignment(self, lane: int) -> Assignment:
+    def assignment(self, lane: int) -> Assignment:
+        """What a lane has placed."""
         placed = self._kinds[lane] != NOTHING
         triples = zip(
             self._lots[lane, placed].tolist(),

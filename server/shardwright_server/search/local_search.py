@@ -1,9 +1,9 @@
 """The default search: cut, place, climb, kick and climb again (algorithm LOCAL_SEARCH).
 
 1. `cuts`       Lots are cut in several ways, from as little as memory allows to ever finer.
-2. `construct`  All ways are placed greedily in lockstep; the cheapest plan is kept.
+2. `construct`  All ways are placed greedily in lockstep; the cheapest plans are kept.
    `packing`    Where none fits into memory, memory alone decides.
-3. `climb`      Single moves improve it until none helps.
+3. `climb`      Single moves improve them until none helps.
 4. `kicks`      One lot is cut in another way, or a few units change places at random; the climb
                 begins again from there, and what is cheaper by more than noise is kept.
 
@@ -45,8 +45,10 @@ devices, and no more than `_FULL_EFFORT` plus the number of lots to this power. 
 times as many steps gain about 0.5 %."""
 _FIRST_CLIMB = 3
 """The first climb may take so many times these steps."""
+_STARTS = 2
+"""Greedy plans from which a climb begins."""
 _CLIMB_STEPS = 12
-"""A climb after a kick ends here if it was not better before."""
+"""A climb after a kick, or from another start, ends here if it was not better before."""
 _SHAKES = 2
 """For each switch."""
 
@@ -97,9 +99,12 @@ class _LocalSearch:
 
     def run(self) -> None:
         """Searches to the end; `best` holds a plan unless this raises another than OutOfTime."""
-        self._keep(self._start())
-        self._climber = Climber(self.best.copy(), self._budget.check)
+        first, *others = self._starts()
+        self._keep(first)
+        self._climber = Climber(first.copy(), self._budget.check)
         self._climb(self._climber, _FIRST_CLIMB * self._steps_left)
+        for start in others:
+            self._climb_from(start)
         tried: set[Switch] = set()
         queue = switches(self.best)
         while self._steps_left > 0:
@@ -113,8 +118,8 @@ class _LocalSearch:
             if better:
                 queue = switches(self.best)
 
-    def _start(self) -> Assignment:
-        """The cheapest greedy plan, or one that fits.
+    def _starts(self) -> list[Assignment]:
+        """The cheapest greedy plans, or one that fits.
 
         Raises:
             InsufficientMemoryError: When none was found.
@@ -122,14 +127,14 @@ class _LocalSearch:
         book = self._book
         lanes = [Lane(cuts, cap) for cuts in self._ways() for cap in _CAPS]
         most_lanes = max(1, _MOST_LANE_CELLS // (len(book.lots) * book.num_devices))
-        found = construct(book, lanes[:most_lanes], self._budget.check)
-        if found is not None:
+        found = construct(book, lanes[:most_lanes], _STARTS, self._budget.check)
+        if found:
             return found
         packed = pack(book, self._options.seed, self._budget.check)
         if isinstance(packed, Misfit):
             problem, tables = book.evaluator.problem, book.lots[packed.lot].tables
             raise no_room_error(problem, self._options, tables, packed.columns)
-        return packed
+        return [packed]
 
     def _ways(self) -> list[Cuts]:
         """Distinct ways to cut the lots, with and without spreading them."""
