@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from tests.benchmarks import annealing_kernel as kernel
+from tests.benchmarks import annealing_moves as moves
 from tests.benchmarks.row_shards import row_shards
 from tests.benchmarks.truth import true_cost
 from tests.benchmarks.work import WORK_SIZE, fixed_ms, piece_work
@@ -169,13 +170,13 @@ def comm_constants(problem: ShardingProblem) -> tuple[float, float, float, float
 def _to_state(plan: ShardingPlan, problem: ShardingProblem) -> _State:
     units = sum(table.embedding_dim // 4 for table in problem.tables)
     pieces = np.zeros((min(units, 8 * len(problem.tables) + 64 + len(plan.shards)), 3), np.int64)
-    modes = np.full(len(problem.tables), kernel.IN_PIECES)
+    modes = np.full(len(problem.tables), moves.IN_PIECES)
     count = 0
     for index, table in enumerate(problem.tables):
         shards = plan.by_table[table.name]
         kind = sharding_type(table, shards, problem.cluster)
         if kind is ShardingType.ROW_WISE:
-            modes[index] = kernel.ON_ALL
+            modes[index] = moves.ON_ALL
         elif kind is ShardingType.TABLE_ROW_WISE:
             modes[index] = problem.cluster.host_of(shards[0].device)
         else:
@@ -198,8 +199,8 @@ def _to_plan(state: _State, problem: ShardingProblem) -> ShardingPlan:
         offsets[index] += width
     per_host = problem.cluster.devices_per_host
     for index, mode in enumerate(state.modes.tolist()):
-        if mode == kernel.ON_ALL:
+        if mode == moves.ON_ALL:
             shards += row_shards(problem, index, range(problem.cluster.num_devices))
-        elif mode != kernel.IN_PIECES:
+        elif mode != moves.IN_PIECES:
             shards += row_shards(problem, index, range(mode * per_host, (mode + 1) * per_host))
     return ShardingPlan(tuple(shards))

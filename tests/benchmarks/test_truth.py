@@ -13,11 +13,17 @@ from shardwright.domain import (
     Shard,
     ShardingPlan,
     ShardingProblem,
+    WeightDtype,
 )
 from shardwright_benchmark_worker.pool import read_pool
-from shardwright_benchmark_worker.roofline import comm_times, compute_times, get_profile
+from shardwright_benchmark_worker.roofline import (
+    all_reduce_ms,
+    comm_times,
+    compute_times,
+    get_profile,
+)
 from shardwright_benchmark_worker.roofline.source import compute_rows
-from shardwright_benchmark_worker.sampling import CommSample, draw_compute_sample
+from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample, draw_compute_sample
 from shardwright_benchmark_worker.sampling.limits import ComputeLimits
 
 PROFILE = get_profile(HARDWARE)
@@ -124,13 +130,36 @@ def test_an_empty_device_computes_nothing():
     assert cost.wait_ms[0] == pytest.approx(cost.compute_ms[1])
 
 
-def test_data_parallel_and_illegal_plans_are_not_judged():
+def test_copies_share_the_batch_and_reduce_their_gradients():
+    task = problem_of(sample(3), num_devices=4)
+    plan = ShardingPlan(tuple(whole(t, d) for t in task.tables for d in range(4)))
+    cost = true_cost(plan, task)
+    quarter = ShardingProblem(
+        task.tables,
+        Cluster(1, 1, HARDWARE, 2**45),
+        task.global_batch_size // 4,
+        task.optimizer,
+    )
+    alone = true_cost(ShardingPlan(tuple(whole(t, 0) for t in task.tables)), quarter)
+    assert cost.compute_ms == pytest.approx(np.full(4, alone.cost_ms))
+    num_bytes = sum(4 * t.num_embeddings * t.embedding_dim for t in task.tables)
+    reduced = all_reduce_ms(PROFILE, AllReduceSample(0, 4, 4, num_bytes))
+    nothing = comm_times(PROFILE, CommSample(0, 4, task.global_batch_size, *np.zeros((2, 4), int)))
+    assert cost.forward_comm_ms == pytest.approx(nothing.forward_ms)
+    assert cost.backward_comm_ms == pytest.approx(nothing.backward_ms + reduced)
+
+
+def test_illegal_and_mixed_plans_are_not_judged():
     task = problem_of(sample(2), num_devices=2)
-    copies = tuple(whole(t, d) for t in task.tables for d in (0, 1))
-    with pytest.raises(UnjudgedPlanError, match="data-parallel"):
-        true_cost(ShardingPlan(copies), task)
     with pytest.raises(IllegalPlanError):
         true_cost(ShardingPlan(()), task)
+    tables = (
+        EmbeddingTable("a", 100, 8, 1.0),
+        EmbeddingTable("b", 100, 8, 1.0, weight_dtype=WeightDtype.FP16),
+    )
+    mixed = ShardingProblem(tables, task.cluster, 512, task.optimizer)
+    with pytest.raises(UnjudgedPlanError, match="one dtype"):
+        true_cost(ShardingPlan(tuple(whole(t, 0) for t in tables)), mixed)
 
 
 def test_several_operators_are_priced_each_for_itself():

@@ -7,12 +7,13 @@ rows; one all-to-all over the sums of dims; the wait is computed, as in the sear
     cost      = max_d (arrival_d + wait_d + forward transfer)
 
 A row piece has ceil(rows / n) rows and pooling / n lookups a sample, and its table's full width in
-the all-to-alls. Data-parallel copies are not judged: they are in no comparison here.
+the all-to-alls. A data-parallel copy sees batch / n samples and stays out of the all-to-alls; the
+all-reduce of all copies' gradients counts with the backward transfer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +28,12 @@ from shardwright.domain import (
 )
 from shardwright_benchmark_worker.roofline import (
     GpuProfile,
+    all_reduce_ms,
     comm_times,
     compute_times,
     get_profile,
 )
-from shardwright_benchmark_worker.sampling import CommSample, ComputeSample
+from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample, ComputeSample
 from shardwright_costmodel.features import zipf_reuse_histogram
 
 Array = npt.NDArray[np.float64]
@@ -72,12 +74,21 @@ class TrueCost:
 
 @dataclass(frozen=True)
 class Part:
-    """What a device's operator sees of one table."""
+    """What a device's operator sees of one table.
+
+    Attributes:
+        table: The table.
+        num_rows: Rows.
+        num_columns: Columns.
+        pooling_factor: Mean lookups per sample.
+        copies: Devices that share the batch: 1 but for data-parallel tables.
+    """
 
     table: EmbeddingTable
     num_rows: int
     num_columns: int
     pooling_factor: float
+    copies: int = 1
 
 
 def part(table: EmbeddingTable, num_columns: int, row_parts: int = 1) -> Part:
@@ -86,13 +97,18 @@ def part(table: EmbeddingTable, num_columns: int, row_parts: int = 1) -> Part:
     return Part(table, rows, num_columns, table.pooling_factor / row_parts)
 
 
+def _copy(table: EmbeddingTable, copies: int) -> Part:
+    whole = part(table, table.embedding_dim)
+    return replace(whole, copies=copies)
+
+
 def true_cost(plan: ShardingPlan, problem: ShardingProblem) -> TrueCost:
     """Judges a legal plan on the hardware that the problem names.
 
     Raises:
         IllegalPlanError: When a TorchRec job could not run the plan.
         InsufficientMemoryError: When it does not fit.
-        UnjudgedPlanError: When it has data-parallel tables, or dtypes mixed on a device.
+        UnjudgedPlanError: When it mixes dtypes on a device.
     """
     parts = _device_parts(plan, problem)
     profile = get_profile(problem.cluster.hardware)
@@ -100,9 +116,9 @@ def true_cost(plan: ShardingPlan, problem: ShardingProblem) -> TrueCost:
     busy = [device for device, held in enumerate(parts) if held]
     times = compute_times(profile, [operator(parts[device], problem) for device in busy])
     compute_ms[busy] = times.forward_ms + times.backward_ms
-    dims = np.array([sum(part.num_columns for part in held) for held in parts], dtype=np.int64)
-    forward_ms, backward_ms = transfer_ms(profile, dims, problem)
-    return TrueCost(compute_ms, forward_ms, backward_ms)
+    sent = [sum(part.num_columns for part in held if part.copies == 1) for held in parts]
+    forward_ms, backward_ms = transfer_ms(profile, np.array(sent, dtype=np.int64), problem)
+    return TrueCost(compute_ms, forward_ms, backward_ms + _gradients_ms(profile, parts, problem))
 
 
 def _device_parts(plan: ShardingPlan, problem: ShardingProblem) -> list[list[Part]]:
@@ -112,7 +128,9 @@ def _device_parts(plan: ShardingPlan, problem: ShardingProblem) -> list[list[Par
         shards = plan.by_table[table.name]
         kind = types[table.name]
         if kind is ShardingType.DATA_PARALLEL:
-            raise UnjudgedPlanError(f"table {table.name!r} is data-parallel")
+            for held in parts:
+                held.append(_copy(table, len(parts)))
+            continue
         cuts = len(shards) if kind in IN_ROWS else 1
         for shard in shards:
             parts[shard.device].append(part(table, shard.num_columns, cuts))
@@ -133,6 +151,9 @@ def operator(parts: list[Part], problem: ShardingProblem) -> ComputeSample:
         embedding_dim=np.array([part.num_columns for part in parts], dtype=np.int64),
         pooling_factor=np.array([part.pooling_factor for part in parts], dtype=np.float64),
         reuse_histogram=np.array([reuse_of(part.table, problem) for part in parts]),
+        batch_size=np.array(
+            [max(1, problem.global_batch_size // part.copies) for part in parts], dtype=np.int64
+        ),
     )
 
 
@@ -161,3 +182,14 @@ def transfer_ms(
     )
     times = comm_times(profile, sample)
     return times.forward_ms, times.backward_ms
+
+
+def _gradients_ms(profile: GpuProfile, parts: list[list[Part]], problem: ShardingProblem) -> float:
+    """One all-reduce of the dense fp32 gradients of all copies; 0 without any."""
+    copied = [part for part in parts[0] if part.copies > 1]
+    if not copied:
+        return 0.0
+    num_bytes = sum(4 * part.num_rows * part.num_columns for part in copied)
+    cluster = problem.cluster
+    sample = AllReduceSample(0, cluster.num_devices, cluster.devices_per_host, num_bytes)
+    return all_reduce_ms(profile, sample)
