@@ -25,11 +25,11 @@ from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.lots import LotBook
 from shardwright_server.search.packing import Misfit, pack
 
-MAX_SIZE = 200_000
+MAX_SIZE = 600_000
 """Tables times devices of the largest packing that is tried: advice must come soon."""
 
 MAX_DEVICES = 4096
-_ATTEMPTS = 12
+_ATTEMPTS = 6
 _GROWTHS = 12
 
 GENERAL = (
@@ -41,20 +41,29 @@ GENERAL = (
 def advice(problem: ShardingProblem, options: SearchOptions) -> str:
     """Changes to a request without a plan, each of which was found to lead to one that fits."""
     found = [text for text, task, allowed in _variants(problem, options) if fits(task, allowed)]
-    devices = _devices_needed(problem, options)
-    if devices is not None:
-        each = problem.cluster.device_memory_bytes - problem.cluster.reserved_memory_bytes
-        found.append(f"{devices} devices of {each} bytes for shards")
+    more = _more_devices(problem, options)
+    if more is not None:
+        found.append(more)
     if not found:
-        return GENERAL
-    return f"It would fit with {'; or with '.join(found)}"
+        # neither alone helps: both together may
+        both = ((text, _more_devices(t, o)) for text, t, o in _variants(problem, options))
+        found = [f"{text} and {devices}" for text, devices in both if devices is not None][:1]
+    return f"It would fit with {'; or with '.join(found)}" if found else GENERAL
+
+
+def _more_devices(problem: ShardingProblem, options: SearchOptions) -> str | None:
+    devices = _devices_needed(problem, options)
+    each = problem.cluster.device_memory_bytes - problem.cluster.reserved_memory_bytes
+    return None if devices is None else f"{devices} devices of {each} bytes for shards"
 
 
 def fits(problem: ShardingProblem, options: SearchOptions) -> bool:
     """Whether a plan is found that fits, and that passes all checks; False proves nothing."""
     if len(problem.tables) * problem.cluster.num_devices > MAX_SIZE:
         return False
-    if contradictions(problem, options):
+    cluster = problem.cluster
+    memory = sum(cluster.shard_memory_bytes(device) for device in range(cluster.num_devices))
+    if problem.total_bytes > memory or contradictions(problem, options):
         return False
     book = LotBook(PlanEvaluator(problem, _Weightless()), options)
     attempts = 0

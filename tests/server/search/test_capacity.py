@@ -99,6 +99,15 @@ def test_a_table_whose_narrowest_piece_fits_nowhere_is_named(dim, least, narrowe
     assert "row_wise allowed for all tables" in str(error)
 
 
+def test_where_neither_a_type_nor_devices_alone_help_both_are_named():
+    tables = [table(f"t{i}", rows=1000, dim=8) for i in range(4)]
+    task = problem(tables, devices=2, memory_bytes=20_000, devices_per_host=1)
+    error = refused(task, SearchOptions(sharding_types=(ShardingType.TABLE_WISE,)))
+    assert "with column_wise allowed for all tables and 8 devices of 20000 bytes" in str(error)
+    cluster = replace(task.cluster, num_devices=8)
+    assert fits(replace(task, cluster=cluster), COLUMNS)
+
+
 def test_columns_that_cannot_be_shared_out_are_counted():
     # a device holds 7 columns, so 4; 2 devices hold 8 of 12
     tall = table("tall", rows=1000, dim=12)
