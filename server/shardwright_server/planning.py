@@ -8,21 +8,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 
 from shardwright.domain import (
-    CostModelSource,
     DeviceCost,
     DomainError,
     EvaluateRequest,
     EvaluationResult,
     IllegalPlanError,
     InvalidValueError,
-    Optimizer,
     PlanRequest,
     PlanResult,
     SearchSummary,
     ShardingPlan,
-    ShardingProblem,
     ShardingType,
     StoppedBy,
     check_constraints,
@@ -31,6 +29,7 @@ from shardwright.domain import (
     device_memory_bytes,
     merge_columns,
 )
+from shardwright_server.plan_warnings import provenance_warnings, type_warnings
 from shardwright_server.search.algorithms import SEARCHES
 from shardwright_server.search.baselines import baselines
 from shardwright_server.search.bound import lower_bound_ms
@@ -39,8 +38,6 @@ from shardwright_server.search.capacity import check_capacity
 from shardwright_server.search.cost import PlanCosts, PlanEvaluator
 from shardwright_server.search.cost_model import CostModel, CountingCostModel
 from shardwright_server.support import unknown_to_neuroshard
-
-_NAMES_SHOWN = 3
 
 
 def plan(
@@ -81,7 +78,7 @@ def plan(
         nonlocal least_ms
         if on_improvement is None:
             return
-        result = planner.result(better, None)
+        result = planner.improvement(better)
         # merging a table's pieces on a device may change costs, so that a plan is no better after
         if result.cost_ms < least_ms:
             least_ms = result.cost_ms
@@ -110,11 +107,27 @@ class _Planner:
         self._lower_bound_ms = lower_bound_ms(self.evaluator, options, self._counting)
         self._baselines = baselines(self.evaluator, options.seed)
 
-    def result(self, found: ShardingPlan, stopped_by: StoppedBy | None) -> PlanResult:
-        """The answer that a plan makes; `stopped_by` is None while the search goes on."""
+    def result(self, found: ShardingPlan, stopped_by: StoppedBy) -> PlanResult:
+        """The answer that a plan makes."""
+        return self._result(found, stopped_by, self.evaluator)
+
+    def improvement(self, found: ShardingPlan) -> PlanResult:
+        """The answer that a plan makes while the search goes on.
+
+        It is scored apart from the search, which finds and counts the same whoever listens.
+        """
+        return self._result(found, None, self._scorer)
+
+    @cached_property
+    def _scorer(self) -> PlanEvaluator:
+        return PlanEvaluator(self._request.problem, self._cost_model)
+
+    def _result(
+        self, found: ShardingPlan, stopped_by: StoppedBy | None, evaluator: PlanEvaluator
+    ) -> PlanResult:
         best = self._merged(found)
         types = self._check(best)
-        cost_ms, devices, warnings = _score(best, types, self.evaluator, self._cost_model)
+        cost_ms, devices, warnings = _score(best, types, evaluator, self._cost_model)
         return PlanResult(
             plan=best,
             cost_ms=cost_ms,
@@ -189,8 +202,8 @@ def _score(
     features = catalog.features([catalog.pieces[i] for i in layout.piece_ids])
     comm_features = evaluator.comm_features(evaluator.device_dims(layout)[None])
     warnings = (
-        *_provenance_warnings(cost_model),
-        *_type_warnings(types, evaluator.problem),
+        *provenance_warnings(cost_model.id),
+        *type_warnings(types, evaluator.problem.optimizer),
         *cost_model.range_warnings(features, comm_features),
     )
     memory_bytes = device_memory_bytes(sharding_plan, evaluator.problem)
@@ -210,45 +223,3 @@ def _device_costs(costs: PlanCosts, memory_bytes: list[int]) -> tuple[DeviceCost
         )
         for device, used in enumerate(memory_bytes)
     )
-
-
-def _provenance_warnings(cost_model: CostModel) -> list[str]:
-    if cost_model.id.source is not CostModelSource.MODELLED:
-        return []
-    return [
-        f"costs are MODELLED: cost model {cost_model.id.version} of {cost_model.id.hardware} was "
-        "trained on an analytic model of the hardware, not on measurements; measure your own to be "
-        "sure of the milliseconds"
-    ]
-
-
-def _type_warnings(types: dict[str, ShardingType], problem: ShardingProblem) -> list[str]:
-    warnings = []
-    cut = [name for name, kind in types.items() if kind is ShardingType.COLUMN_WISE]
-    if cut and problem.optimizer is Optimizer.ROWWISE_ADAGRAD:
-        warnings.append(
-            f"{_tables(cut)} cut in columns: with rowwise Adagrad each column shard keeps row "
-            "state of its own, so training differs slightly from the uncut table"
-        )
-    in_rows = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
-    cut = [name for name, kind in types.items() if kind in in_rows]
-    if cut:
-        warnings.append(
-            f"{_tables(cut)} cut in rows: costed as if lookups spread evenly over the row shards, "
-            "and partial sums of full width travelled in the all-to-all; a table whose hot rows "
-            "lie together loads their shard more"
-        )
-    copied = [name for name, kind in types.items() if kind is ShardingType.DATA_PARALLEL]
-    if copied:
-        warnings.append(
-            f"{_tables(copied)} copied to every device: the fused optimizer does not train copies, "
-            "so give their dense parameters an optimizer step of their own; backward_comm_ms "
-            "holds the all-reduce of their gradients"
-        )
-    return warnings
-
-
-def _tables(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:_NAMES_SHOWN])
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"table {shown} is" if len(names) == 1 else f"tables {shown}{more} are"

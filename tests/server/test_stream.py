@@ -59,11 +59,8 @@ def test_plans_get_better_and_the_last_is_the_answer(server: RunningServer, algo
     assert len(improvements) > 1
     assert all(after.cost_ms < before.cost_ms for before, after in pairwise(improvements))
     assert improvements[-1].plan == last.plan
-    # the number of predictions does not depend on who listens, either
-    assert timeless(last).plan == server.plan(request).plan
     answer = server.plan(request)
-    for field in ("cost_ms", "devices", "baselines", "lower_bound_ms", "gap", "warnings"):
-        assert getattr(last, field) == getattr(answer, field), field
+    assert timeless(last) == timeless(answer), "the numbers of predictions, too"
     problem = plan_request_from_proto(request).problem
     for response in responses:
         check_plan(plan_from_proto(response.plan), problem)
