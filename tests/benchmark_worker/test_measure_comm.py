@@ -60,10 +60,20 @@ def test_two_processes_measure_parts_once(device: str, tmp_path: Path) -> None:
         early = row["start_skew_ms"].index(0.0)
         assert row["forward_ms"][early] > 0.8 * wait_ms
         assert row["forward_ms"][early] > row["forward_ms"][1 - early]
-    written = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "comm").iterdir()}
+    reduced = [
+        read_part(url, Kind.ALL_REDUCE) for url in list_parts(str(tmp_path), Kind.ALL_REDUCE)
+    ]
+    assert [part.table.num_rows for part in reduced] == [8, 4]
+    times = sorted((row["num_bytes"], row) for part in reduced for row in part.table.to_pylist())
+    for _, row in times:
+        assert row["world_size"] == row["devices_per_host"] == 2 and row["repetitions"] == 5
+        assert 0 < row["time_ms_p10"] <= row["time_ms"] <= row["time_ms_p90"]
+    (least, quickest), (most, slowest) = times[0], times[-1]
+    assert most > 1000 * least and slowest["time_ms"] > quickest["time_ms"]
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*")}
     again = torchrun(*arguments)
-    assert again.returncode == 0 and "2 parts are already there" in again.stderr
-    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "comm").iterdir()} == written
+    assert again.returncode == 0 and again.stderr.count("2 parts are already there") == 2
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*")} == written
 
 
 def test_outside_torchrun_the_error_says_how_to_start(worker: RunWorker, tmp_path: Path) -> None:
@@ -78,7 +88,7 @@ def test_outside_torchrun_the_error_says_how_to_start(worker: RunWorker, tmp_pat
 def test_a_single_process_is_refused(tmp_path: Path) -> None:
     done = torchrun("--device", "cpu", "--samples", "1", "--out", str(tmp_path), processes=1)
     assert done.returncode != 0
-    assert "error: an all-to-all needs at least two processes" in done.stderr
+    assert "error: a collective needs at least two processes" in done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])

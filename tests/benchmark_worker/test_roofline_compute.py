@@ -212,7 +212,7 @@ def test_times_rise_with_lookups_dim_batch_and_tables(
         "dim": replace(
             sample, embedding_dim=np.where(one, sample.embedding_dim + 4, sample.embedding_dim)
         ),
-        "batch": replace(sample, global_batch_size=int(sample.global_batch_size * factor)),
+        "batch": replace(sample, batch_size=(sample.batch_sizes * factor).astype(np.int64)),
         "tables": replace(
             sample,
             **{
@@ -220,6 +220,7 @@ def test_times_rise_with_lookups_dim_batch_and_tables(
                 for name in ("num_embeddings", "embedding_dim", "pooling_factor")
             },
             reuse_histogram=np.concatenate([sample.reuse_histogram, sample.reuse_histogram[one]]),
+            batch_size=np.concatenate([sample.batch_sizes, sample.batch_sizes[one]]),
         ),
     }
     before = compute_times(profile, [sample])
@@ -237,6 +238,14 @@ def test_small_changes_change_little(index: int, pool: TablePool) -> None:
     times = compute_times(H100, [sample, nudged])
     assert times.forward_ms[1] <= times.forward_ms[0] * 1.0011
     assert times.backward_ms[1] <= times.backward_ms[0] * 1.0041
+
+
+def test_a_copy_costs_what_its_share_of_the_batch_does(pool: TablePool) -> None:
+    shared = uniform_tables(1, rows=10_000, dim=64, pooling=5, batch=4096)
+    copy = replace(shared, global_batch_size=65_536, batch_size=np.array([4096]))
+    both = compute_times(H100, [shared, copy])
+    assert both.forward_ms[0] == both.forward_ms[1]
+    assert both.backward_ms[0] == both.backward_ms[1]
 
 
 def test_an_operator_does_not_depend_on_its_neighbours(pool: TablePool) -> None:

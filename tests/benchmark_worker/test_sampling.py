@@ -16,6 +16,7 @@ from shardwright_benchmark_worker.sampling import (
     CommSample,
     ComputeLimits,
     ComputeSample,
+    draw_all_reduce_sample,
     draw_comm_sample,
     draw_compute_sample,
 )
@@ -106,6 +107,67 @@ def test_compute_samples_cover_what_a_search_asks(compute_samples: list[ComputeS
     assert {s.weight_dtype for s in compute_samples} == set(WeightDtype)
 
 
+def test_compute_samples_have_row_pieces_and_copies_of_one_job(
+    compute_samples: list[ComputeSample],
+) -> None:
+    pooling = np.concatenate([s.pooling_factor for s in compute_samples])
+    assert (pooling < 0.1).mean() > 0.01
+    copied = [s for s in compute_samples if s.batch_size is not None]
+    assert 0.1 < len(copied) / NUM_SAMPLES < 0.4
+    mixed = 0
+    for s in copied:
+        seen = set(s.batch_sizes.tolist())
+        assert len(seen - {s.global_batch_size}) == 1 and min(seen) >= 1
+        assert min(seen) < s.global_batch_size
+        np.testing.assert_array_equal(s.lookups, s.pooling_factor * s.batch_sizes)
+        mixed += len(seen) > 1
+    assert mixed > 20
+    for s in compute_samples:
+        if s.batch_size is None:
+            assert set(s.batch_sizes.tolist()) == {s.global_batch_size}
+
+
+def test_operators_of_fbgemm_have_no_copies(pool: TablePool) -> None:
+    limits = ComputeLimits(copies=False)
+    for index in range(200):
+        assert draw_compute_sample(pool, limits, 0, index).batch_size is None
+
+
+def test_training_never_has_what_is_held_out(pool: TablePool) -> None:
+    training, judging = pool.part(held_out=False), pool.part(held_out=True)
+    assert len(training) + len(judging) == len(pool) and len(judging) == len(pool) // 10
+    drawn = {limit.held_out: set() for limit in (CommLimits(), CommLimits(held_out=True))}
+    for held_out, worlds in drawn.items():
+        for index in range(400):
+            limits = CommLimits(held_out=held_out)
+            worlds.add(draw_comm_sample(limits, 0, index).world_size)
+            worlds.add(draw_all_reduce_sample(limits, 0, index).world_size)
+    assert drawn[True] == {6, 12, 24, 48, 96}
+    assert not drawn[False] & drawn[True] and len(drawn[False]) > 20
+
+
+def test_held_out_samples_of_a_given_job_are_other_ones() -> None:
+    limits = CommLimits().on(4, 2)
+    training = draw_comm_sample(limits, 0, 5)
+    judging = draw_comm_sample(dataclasses.replace(limits, held_out=True), 0, 5)
+    assert judging.world_size == 4 and not same(training, judging)
+
+
+def test_all_reduces_are_of_every_size_and_shape() -> None:
+    samples = [draw_all_reduce_sample(CommLimits(), 0, i) for i in range(NUM_SAMPLES)]
+    num_bytes = np.array([s.num_bytes for s in samples])
+    assert num_bytes.min() < 4096 and num_bytes.max() > 2**28 and (num_bytes % 4 == 0).all()
+    # as many from each decade
+    assert 0.4 < (num_bytes < 2**20).mean() < 0.6
+    worlds = np.array([s.world_size for s in samples])
+    assert worlds.min() == 2 and worlds.max() == 128
+    assert all(s.world_size % s.devices_per_host == 0 for s in samples)
+    assert draw_all_reduce_sample(CommLimits(), 0, 17) == samples[17]
+    assert draw_all_reduce_sample(CommLimits(), 1, 17) != samples[17]
+    small = CommLimits(max_device_bytes=2**20)
+    assert max(draw_all_reduce_sample(small, 0, i).num_bytes for i in range(200)) <= 2**20
+
+
 def test_limits_hold_in_every_sample(pool: TablePool) -> None:
     limits = ComputeLimits(
         max_shards=6,
@@ -122,7 +184,7 @@ def test_limits_hold_in_every_sample(pool: TablePool) -> None:
         assert 1 <= len(s) <= 6 and 700 <= s.global_batch_size <= 900
         assert s.embedding_dim.max() <= 32
         assert s.memory_bytes.sum() <= 2**20
-        assert (s.pooling_factor * s.global_batch_size).sum() <= 5000 * (1 + 1e-9)
+        assert s.lookups.sum() <= 5000 * (1 + 1e-9)
         assert s.optimizer is Optimizer.ADAM and s.weight_dtype is WeightDtype.FP16
 
 

@@ -145,9 +145,7 @@ def write() -> Callable[..., str]:
 def dataset_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A sound dataset of the analytic machine."""
     root = tmp_path_factory.mktemp("dataset")
-    return write_dataset(
-        root, compute_rows(1500), comm_rows(600), all_reduce=all_reduce_rows(400)
-    )
+    return write_dataset(root, compute_rows(1500), comm_rows(600), all_reduce=all_reduce_rows(400))
 
 
 @pytest.fixture(scope="session")

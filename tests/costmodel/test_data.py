@@ -13,9 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardwright.domain import CostModelSource, EmbeddingTable, Optimizer, WeightDtype
-from shardwright_costmodel.dataset import Kind, PartMetadata, list_parts, write_part
+from shardwright_costmodel.dataset import (
+    TABLE_STRUCT,
+    Kind,
+    PartMetadata,
+    list_parts,
+    write_part,
+)
 from shardwright_costmodel.errors import DatasetError
-from shardwright_costmodel.features import comm_features, table_features
+from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, comm_features, table_features
 from shardwright_costmodel.training.data import (
     MIN_COMM_ROWS,
     MIN_COMPUTE_ROWS,
@@ -75,6 +81,43 @@ def test_an_empty_reuse_histogram_means_unknown_as_in_a_request(
     )
     expected = table_features([unknown], compute[0]["global_batch_size"], Optimizer.SGD)[0]
     np.testing.assert_allclose(found[7:], expected[7:], rtol=1e-5, atol=1e-7)
+
+
+def test_a_copy_sees_its_own_batch(tmp_path: Path, write: Write, compute: Rows, comm: Rows) -> None:
+    """Null, or no such field at all, is the whole batch."""
+    compute[0]["tables"] = [dict(compute[0]["tables"][0]) for _ in range(2)]
+    compute[0]["tables"][1]["batch_size"] = 37
+    first, second = load(write(tmp_path, compute, comm)).compute.features[:2]
+    assert (first[3], second[3]) == (compute[0]["global_batch_size"], 37)
+    np.testing.assert_array_equal(np.delete(first, 3), np.delete(second, 3))
+
+
+def test_parts_from_before_tables_had_batches_are_read(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    url = write(tmp_path, compute, comm)
+    expected = load(url).compute.features
+    (path,) = (tmp_path / "compute").glob("*.parquet")
+    part = pq.read_table(path)
+    fields = [TABLE_STRUCT.field(i) for i in range(TABLE_STRUCT.num_fields)]
+    old = pa.struct([field for field in fields if field.name != "batch_size"])
+    index = part.schema.get_field_index("tables")
+    tables = pa.array(part["tables"].to_pylist(), pa.list_(old))
+    pq.write_table(part.set_column(index, pa.field("tables", tables.type), tables), path)
+    np.testing.assert_array_equal(load(url).compute.features, expected)
+
+
+def test_all_reduces_become_the_features_that_the_server_computes(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows, all_reduce: Rows
+) -> None:
+    alone = {**all_reduce[0], "world_size": 1, "devices_per_host": 1}
+    data = load(write(tmp_path, compute, comm, all_reduce=[alone, *all_reduce])).all_reduce
+    expected = [[row[c] for c in ALL_REDUCE_COLUMNS] for row in all_reduce]
+    np.testing.assert_array_equal(data.features, np.array(expected, np.float32))
+    times_ms = [[row["time_ms"]] for row in all_reduce]
+    np.testing.assert_array_equal(data.times_ms, np.array(times_ms, np.float32))
+    assert len(data.select(np.array([3, 1]))) == 2
+    np.testing.assert_array_equal(data.select(np.array([3])).times_ms, data.times_ms[3:4])
 
 
 def test_collectives_become_the_features_that_the_server_computes(
@@ -159,6 +202,7 @@ def test_a_bad_operator_is_named(
         ("embedding_dim", -4, "column tables.embedding_dim, row 7"),
         ("pooling_factor", NAN, "column tables.pooling_factor, row 7"),
         ("weight_dtype", "int8", "column tables.weight_dtype, row 7: must be one of fp32, fp16,"),
+        ("batch_size", 0, "column tables.batch_size, row 7: must be above 0, or null, got 0"),
         ("reuse_histogram", [1.0] * 16, "row 7: must have 17 bins, or none when unknown, got 16"),
         ("reuse_histogram", [0.0] * 17, "row 7: must have a positive sum"),
         ("reuse_histogram", [-1.0] + [1.0] * 16, "row 7: must be 0 or more, got -1.0"),
@@ -190,6 +234,25 @@ def test_a_bad_collective_is_named(
     message = fault_of(write, tmp_path, compute, comm)
     assert "/comm/part-0.parquet: " in message
     assert fault in message
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("num_bytes", 0), ("world_size", 0), ("time_ms", NAN), ("time_ms", -1.0)]
+)
+def test_a_bad_all_reduce_is_named(
+    tmp_path: Path,
+    column: str,
+    value: Any,
+    write: Write,
+    compute: Rows,
+    comm: Rows,
+    all_reduce: Rows,
+) -> None:
+    all_reduce[5][column] = value
+    with pytest.raises(DatasetError) as raised:
+        load(write(tmp_path, compute, comm, all_reduce=all_reduce))
+    assert "/all_reduce/part-0.parquet: " in str(raised.value)
+    assert f"column {column}, row 5: must be a number above 0" in str(raised.value)
 
 
 @pytest.mark.parametrize("column", ["dims", "start_skew_ms", "forward_ms", "backward_ms"])

@@ -124,6 +124,16 @@ def test_a_single_device_transfers_nothing(model: OnnxCostModel) -> None:
     assert (model.forward_comm_ms(pair) > 0.0).all()
 
 
+def test_an_all_reduce_costs_more_for_more_bytes_and_nothing_alone(model: OnnxCostModel) -> None:
+    sizes = np.geomspace(1e4, 1e9, 20)
+    jobs = np.array([[world, 2, size] for world in (2, 8) for size in sizes], np.float32)
+    for ms in model.all_reduce_ms(jobs).reshape(2, -1):
+        assert (ms > 0).all() and ms[-1] > 10 * ms[0]
+        assert (np.diff(ms) > -0.05 * ms[:-1]).all()
+    alone = np.array([[1, 1, 1e9]], np.float32)
+    assert model.all_reduce_ms(alone)[0] == 0.0
+
+
 def test_encodings_add_like_work(model: OnnxCostModel) -> None:
     encodings = model.encode(shards(50))
     assert (encodings >= 0.0).all()

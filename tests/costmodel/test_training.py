@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +15,12 @@ from torch import Tensor, nn
 
 from shardwright.domain import REUSE_BINS
 from shardwright_costmodel.bundle import COMPUTE_ENCODER, Bundle
-from shardwright_costmodel.errors import ExportError
+from shardwright_costmodel.dataset import PartMetadata
+from shardwright_costmodel.errors import DatasetError, ExportError
 from shardwright_costmodel.features import SHARD_COLUMNS, FloatArray, comm_features
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training import export
-from shardwright_costmodel.training.data import load, split_by_combination
+from shardwright_costmodel.training.data import load, load_like, split_by_combination
 from shardwright_costmodel.training.export import (
     export_graphs,
     extreme_devices,
@@ -47,6 +51,25 @@ def test_held_out_measurements_are_predicted(bundle: Bundle) -> None:
         assert accuracy[direction].kendall_tau > 0.93
 
 
+def test_unseen_measurements_are_judged_beside_the_held_out_ones(
+    dataset_url: str, tmp_path: Path, write: Callable[..., str], compute: Any, comm: Any
+) -> None:
+    unseen = load(write(tmp_path, compute, comm))
+    data = load(dataset_url)
+    bundle = train(data, name="test", version="1", settings=QUICK, unseen=unseen)
+    values = {a.quantity: a.num_measurements for a in bundle.manifest.accuracy}
+    assert values["compute"] == 150 and values["compute_unseen"] == 60
+    assert values["all_reduce"] == 40 and values["all_reduce_unseen"] == 40
+
+
+def test_unseen_measurements_are_of_the_same_hardware(
+    dataset_url: str, tmp_path: Path, write: Callable[..., str], compute: Any, comm: Any
+) -> None:
+    other = write(tmp_path, compute, comm, PartMetadata("other-machine", "modelled"))
+    with pytest.raises(DatasetError, match=r"is of other-machine \(modelled\), but the training"):
+        load_like(other, load(dataset_url))
+
+
 def test_directions_are_not_mixed_up(bundle: Bundle) -> None:
     model = OnnxCostModel.from_bundle(bundle)
     devices = comm_features([[512, 800, 400, 640]] * 4, 2, 32768).reshape(-1, 8)
@@ -70,7 +93,7 @@ def test_another_seed_gives_other_weights(dataset_url: str) -> None:
         model = CommModel()
         objective = CommObjective(model, data, 0, torch.from_numpy(split.training))
         fit(objective, split, replace(QUICK, seed=seed))
-        weights.append(model.linear.weight.detach().numpy())
+        weights.append(model.bandwidth.weight.detach().numpy().copy())
     np.testing.assert_array_equal(weights[0], weights[1])
     assert (weights[0] != weights[2]).any()
 
