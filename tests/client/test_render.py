@@ -127,9 +127,14 @@ def test_unusual_answers_are_put_in_words() -> None:
     same = replace(result, baselines=(Baseline("dim", result.cost_ms),))
     assert "the same as the best baseline" in page(problem, same)
     bounded = replace(result, lower_bound_ms=result.cost_ms / 1.25)
-    assert "no legal plan costs less than 7.20 ms; this is 25.0 % above it" in page(
-        problem, bounded
+    assert (
+        "at most 25.0 % above the best possible by these models (no legal plan is below 7.20 ms)"
+        in " ".join(page(problem, bounded).split())
     )
+    unbounded = replace(result, lower_bound_ms=None)
+    assert "best possible" not in page(problem, unbounded)
+    going_on = replace(result, search=replace(result.search, stopped_by=None))
+    assert "still going on" in page(problem, going_on)
     stopped = replace(result, search=replace(result.search, stopped_by=StoppedBy.TIME_BUDGET))
     assert "stopped by its time budget" in " ".join(page(problem, stopped).split())
 
