@@ -34,14 +34,18 @@ _WAYS = 4
 """Ways to cut that are placed, of those passed on the way to each share."""
 _CAPS = (1.02, 1.1, 1.5)
 """On the sum of dims of a device, in multiples of the mean."""
-_MOST_LANE_CELLS = 40_000_000
-"""Lots times devices times lanes, at most; bounds memory."""
+_MOST_LANE_CELLS = 10_000_000
+_LEAST_CELLS = 100
+"""Lots times devices (counted as this many at least) times lanes, at most; bounds memory, time."""
+_MOST_CUTS = 1000
 _LEAST_STEPS = 128
 _FREE_LOTS = 16
 _FULL_EFFORT = 40
 _EXPONENT = 0.8
+_MOST_STEPS = 400
 """Steps: two for each lot beyond the free ones, but no less than `_LEAST_STEPS` over the number of
-devices, and no more than `_FULL_EFFORT` plus the number of lots to this power. Measured: three
+devices, and no more than `_FULL_EFFORT` plus the number of lots to this power, nor `_MOST_STEPS`.
+Measured: three
 times as many steps gain about 0.5 %."""
 _FIRST_CLIMB = 3
 """The first climb may take so many times these steps."""
@@ -126,7 +130,8 @@ class _LocalSearch:
         """
         book = self._book
         lanes = [Lane(cuts, cap) for cuts in self._ways() for cap in _CAPS]
-        most_lanes = max(1, _MOST_LANE_CELLS // (len(book.lots) * book.num_devices))
+        cells = len(book.lots) * max(book.num_devices, _LEAST_CELLS)
+        most_lanes = max(1, _MOST_LANE_CELLS // cells)
         found = construct(book, lanes[:most_lanes], _STARTS, self._budget.check)
         if found:
             return found
@@ -138,7 +143,7 @@ class _LocalSearch:
 
     def _ways(self) -> list[Cuts]:
         """Distinct ways to cut the lots, with and without spreading them."""
-        most_cuts = 4 * self._book.num_devices + len(self._book.lots)
+        most_cuts = min(_MOST_CUTS, 4 * self._book.num_devices + len(self._book.lots))
         ways: list[Cuts] = []
         families = (True, False) if any(lot.spreads for lot in self._book.lots) else (True,)
         for columns_only in families:
@@ -177,7 +182,7 @@ class _LocalSearch:
 
 
 def _steps(num_lots: int, num_devices: int) -> int:
-    most = _FULL_EFFORT + num_lots**_EXPONENT
+    most = min(_MOST_STEPS, _FULL_EFFORT + num_lots**_EXPONENT)
     return max(_LEAST_STEPS // num_devices, int(min(2 * (num_lots - _FREE_LOTS), most)))
 
 

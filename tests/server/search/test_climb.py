@@ -75,17 +75,6 @@ def test_no_device_gets_two_units_of_a_lot():
     assert len(pairs) == len(set(pairs))
 
 
-def test_pieces_that_do_not_pay_become_one_again():
-    busy = [table(f"b{i}", dim=64, pooling=100) for i in range(2)]
-    book = book_of(problem([table("t", dim=8), *busy], devices=3))
-    (half,) = book.units([(0, 4)])
-    halves = [Unit(0, half, 0), Unit(0, half, 1)]
-    units = [Unit(lot, int(book.wholes[lot]), lot - 1) for lot in (1, 2)]
-    a = climbed(Assignment(book, [*halves, *units], {}))
-    assert sorted(zip(a.lots.tolist(), a.devices.tolist(), strict=True))[0] == (0, 2)
-    assert sorted(a.lots.tolist()) == [0, 1, 2]
-
-
 def test_a_climb_keeps_memory():
     full = [table(f"t{i}", rows=2**20, dim=16) for i in range(6)]
     task = problem(full, devices=2, memory_bytes=3 * 2**26)
