@@ -18,8 +18,9 @@ from shardwright_server.search.lots import LotBook, Spread, even_widths
 from shardwright_server.search.pieces import IntArray
 
 _PARTS = (1, 2, 3, 4, 8)
+_MOST_SLOW_LOTS = 16
 _MOST_CUT_LOTS = 8
-"""Lots that are cut already, and spread ones, that are looked at: bound the work of a kick."""
+"""Lots of the slowest device, and of those cut or spread, that are looked at: bound the work."""
 _SHAKEN_UNITS = 3
 _ATTEMPTS = 30
 
@@ -69,21 +70,20 @@ def switches(assignment: Assignment) -> list[Switch]:
 
 
 def _lots_to_switch(assignment: Assignment) -> list[int]:
+    """Lots of the slowest device, spread lots, cut lots; the dearest of each."""
     arrival_ms = assignment.compute_ms + assignment.costs.backward_comm_ms[0]
-    slowest = int(arrival_ms.argmax())
+    here = assignment.lots[assignment.devices == int(arrival_ms.argmax())]
     units = np.bincount(assignment.lots, minlength=len(assignment.book.lots))
-    cut = np.flatnonzero(units > 1)
-    weights_ms = assignment.book.catalog.compute_ms[assignment.book.wholes[cut]]
-    dearest = cut[np.argsort(-weights_ms, kind="stable")[:_MOST_CUT_LOTS]]
-    return list(
-        dict.fromkeys(
-            [
-                *assignment.lots[assignment.devices == slowest].tolist(),
-                *list(assignment.spreads)[:_MOST_CUT_LOTS],
-                *dearest.tolist(),
-            ]
-        )
-    )
+    spread = np.array(list(assignment.spreads), dtype=np.int64)
+    whole_ms = assignment.book.catalog.compute_ms[assignment.book.wholes]
+    found: list[int] = []
+    for lots, most in (
+        (here, _MOST_SLOW_LOTS),
+        (spread, _MOST_CUT_LOTS),
+        (np.flatnonzero(units > 1), _MOST_CUT_LOTS),
+    ):
+        found += lots[np.argsort(-whole_ms[lots], kind="stable")[:most]].tolist()
+    return list(dict.fromkeys(found))
 
 
 def _of_lot(assignment: Assignment, lot: int) -> list[Switch]:
