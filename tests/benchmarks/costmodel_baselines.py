@@ -1,8 +1,8 @@
 """What cost models are compared with, trained on the same measurements.
 
-- NeuroShard's architecture (arXiv 2305.01868): a network per table, their sum, a network over it; for
-  all-to-alls one network per world size, which takes the devices by position. It gets logarithms
-  of features and of times, without which it is far worse on batches of 512 to 262144.
+- NeuroShard's architecture (arXiv 2305.01868): a network per table, their sum, a network over it;
+  for all-to-alls one network per world size, which takes the devices by position. It gets
+  logarithms of features and of times, without which it is far worse on batches of 512 to 262144.
 - The sum of single-table costs, and linear functions of the bytes that are moved.
 """
 
@@ -32,7 +32,7 @@ _TRAFFIC = [4, 7, 10, 12, 13, 15]
 
 
 class TableNet(nn.Module):
-    """A network per table, 128-32, their sum, and a network over it, 64: the logarithms of two times."""
+    """A network per table, 128-32, their sum, and one over it, 64: logarithms of two times."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
