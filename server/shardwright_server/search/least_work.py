@@ -79,7 +79,9 @@ class LeastWork:
         """
         least = np.full(len(self.total), np.inf)
         for way in ways:
-            least[way.tables] = np.minimum(least[way.tables], way.least(weights, way.allowed))
+            least[way.tables] = np.minimum(
+                least[way.tables], way.least(way.encodings @ weights, way.allowed)
+            )
         least[self.free] = 0.0
         return np.where(np.isfinite(least), least, 0.0)
 

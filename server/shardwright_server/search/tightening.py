@@ -95,22 +95,25 @@ class _Tightening:
         )
         least = work.weighted(ways, tangent.slopes)
         self._rest_ms = float(least[~self.hot].sum())
-        self._ways = [
-            (way.of(self.hot[way.tables]), floors[self.hot[way.tables]])
-            for way, floors in zip(ways, floors_ms, strict=True)
-            if self.hot[way.tables].any()
-        ]
+        self._ways: list[tuple[Way, Float64Array, Float64Array]] = []
+        for way, floors in zip(ways, floors_ms, strict=True):
+            rows = self.hot[way.tables]
+            if rows.any():
+                hot = way.of(rows)
+                self._ways.append((hot, floors[rows], hot.encodings @ tangent.slopes))
 
     def reachable_ms(self, limit_ms: float) -> float:
         """What any plan costs at least, if it costs less than the limit."""
         most_ms = limit_ms - self._least_transfer_ms
         least = np.full(len(self.hot), np.inf)
         dims = np.where(self.hot & ~self._copied, np.inf, self._dims)
-        for way, floors in self._ways:
-            sums = way.least(self._tangent.slopes, way.allowed & (floors < most_ms))
-            least[way.tables] = np.minimum(least[way.tables], sums)
+        for way, floors, sums in self._ways:
+            way_least = way.least(sums, way.allowed & (floors < most_ms))
+            least[way.tables] = np.minimum(least[way.tables], way_least)
             copies_of = way.devices if isinstance(way, Spread) else 1
-            way_dims = np.where(np.isfinite(sums), copies_of * self._columns[way.tables], np.inf)
+            way_dims = np.where(
+                np.isfinite(way_least), copies_of * self._columns[way.tables], np.inf
+            )
             dims[way.tables] = np.minimum(dims[way.tables], way_dims)
         if np.isinf(least[self.hot]).any():
             # no plan at all: every limit up to the dearest piece is to be looked at

@@ -34,10 +34,17 @@ class Spread:
         """`[n, 1] bool`: all."""
         return np.ones((len(self.tables), 1), dtype=bool)
 
-    def least(self, weights: Float64Array, allowed: BoolArray) -> Float64Array:
-        """`[n]`, weighted sums over the devices; infinite where not allowed."""
-        sums = self.devices * (self.encodings[:, 0] @ weights)
-        return np.asarray(np.where(allowed[:, 0], sums, np.inf))
+    def least(self, sums: Float64Array, allowed: BoolArray) -> Float64Array:
+        """Weighted sums over the devices; infinite where not allowed.
+
+        Args:
+            sums: `[n, 1]`, of one piece.
+            allowed: `[n, 1]`.
+
+        Returns:
+            `[n]`.
+        """
+        return np.asarray(np.where(allowed[:, 0], self.devices * sums[:, 0], np.inf))
 
     def of(self, rows: BoolArray) -> Spread:
         """Some of the tables."""
@@ -69,9 +76,17 @@ class Columns:
         pieces[:, self.widths - 1] = np.where(allowed[:, :, None], values, np.inf)
         return pieces
 
-    def least(self, weights: Float64Array, allowed: BoolArray) -> Float64Array:
-        """`[n]`, least weighted sums over all cuts; infinite where none is allowed."""
-        pieces = self.pieces((self.encodings @ weights)[:, :, None], allowed)
+    def least(self, sums: Float64Array, allowed: BoolArray) -> Float64Array:
+        """Least weighted sums over all cuts; infinite where none is allowed.
+
+        Args:
+            sums: `[n, widths]`, of single pieces.
+            allowed: `[n, widths]`.
+
+        Returns:
+            `[n]`.
+        """
+        pieces = self.pieces(sums[:, :, None], allowed)
         return np.asarray((cut_rods(pieces) if len(self.widths) > 1 else pieces)[:, -1, 0])
 
     def of(self, rows: BoolArray) -> Columns:
