@@ -18,7 +18,8 @@ from shardwright_costmodel.features import (
     comm_features,
     table_features,
 )
-from shardwright_costmodel.runtime import MAX_ROWS, OnnxCostModel
+from shardwright_costmodel.graph import MAX_ROWS
+from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.export import extreme_devices, extreme_jobs, extreme_shards
 
 RNG = np.random.default_rng(7)

@@ -27,7 +27,7 @@ from shardwright_costmodel.features import (
     SHARD_COLUMNS,
     FloatArray,
 )
-from shardwright_costmodel.runtime import Graph
+from shardwright_costmodel.graph import Graph
 from shardwright_costmodel.training.models import (
     AllReduceModel,
     CommModel,

@@ -6,6 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS
+from shardwright_costmodel.training.layers import (
+    Normalizer,
+    PositiveLinear,
+    PositiveNorms,
+    bounded,
+    correction_mlp,
+)
 from shardwright_costmodel.training.transforms import (
     all_reduce_amounts,
     all_reduce_inputs,
@@ -16,57 +23,14 @@ from shardwright_costmodel.training.transforms import (
 
 ENCODING_SIZE = 32
 _MAX_LOG = 30.0
-_MAX_CORRECTION = 4.0
 _TINY = 1e-6
-_LOG_STEP = 5.0
-"""Coefficients span many orders of magnitude: an optimizer's step moves them this much faster."""
 _LOG_SPREAD = 3.0
 """Roughly the standard deviation of logarithms of encodings, which come without normalisation."""
-_NORMS, _NORM_SIZE = 2, 3
-"""Norms that make up the joint part of each output, and linear functions in each."""
 _BYTES_SCALE = 1e-8
 _FLOOR_MARGIN = 1.0 - 1e-5
 """Keeps a floor below its prediction whatever rounding in float32 does to the two."""
 _TRUSTED = 4.0
 """Networks see inputs up to this many standard deviations; beyond, only the power laws go on."""
-
-
-class Normalizer(nn.Module):
-    """Subtracts the mean and divides by the standard deviation of the training data.
-
-    Args:
-        width: Columns.
-    """
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-
-    def fit(self, inputs: Tensor) -> None:
-        """Takes the statistics of `inputs`, `[n, width]`; constant columns become 0."""
-        self.mean.copy_(inputs.mean(dim=0))
-        deviation = inputs.std(dim=0, correction=0)
-        self.scale.copy_(torch.where(deviation > 1e-6, 1.0 / deviation.clamp(min=1e-6), 0.0))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Normalises `[n, width]`."""
-        return (inputs - self.mean) * self.scale
-
-
-def _mlp(*widths: int) -> nn.Sequential:
-    """A network that starts as the constant 0: all of its outputs correct something."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
-        layers += [nn.Linear(fan_in, fan_out), nn.SiLU()]
-    last = layers[-2]
-    assert isinstance(last, nn.Linear)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(*layers[:-1])
 
 
 class ShardEncoder(nn.Module):
@@ -83,7 +47,7 @@ class ShardEncoder(nn.Module):
         width = shard_inputs(probe).shape[1]
         self.normalizer = Normalizer(width)
         self.power_law = nn.Linear(self.num_amounts, ENCODING_SIZE)
-        self.correction = _mlp(width, 128, 64, ENCODING_SIZE)
+        self.correction = correction_mlp(width, 128, 64, ENCODING_SIZE)
 
     @torch.no_grad()
     def initialize(self, inputs: Tensor) -> None:
@@ -122,7 +86,7 @@ class ComputeHead(nn.Module):
         super().__init__()
         self.additive = PositiveLinear(ENCODING_SIZE, 2)
         self.joint = PositiveNorms(ENCODING_SIZE, 2)
-        self.extra = _mlp(ENCODING_SIZE, 24, 16, 2)
+        self.extra = correction_mlp(ENCODING_SIZE, 24, 16, 2)
         first = self.extra[0]
         assert isinstance(first, nn.Linear)
         with torch.no_grad():
@@ -170,9 +134,9 @@ class CommModel(nn.Module):
         self.normalizer, self.job_normalizer = Normalizer(width), Normalizer(job_width)
         self.latency = PositiveLinear(2, 1)
         self.bandwidth = PositiveLinear(2, 1)
-        self.job = _mlp(job_width, 16, 16, 2)
+        self.job = correction_mlp(job_width, 16, 16, 2)
         self.unevenness = PositiveLinear(1 + probe.excess_bytes.shape[1], 1)
-        self.correction = _mlp(width, 32, 32, 1)
+        self.correction = correction_mlp(width, 32, 32, 1)
 
     @torch.no_grad()
     def scale(self, log_factor: Tensor) -> None:
@@ -191,13 +155,13 @@ class CommModel(nn.Module):
         """Milliseconds and their floor, `[n, 1]` each, of raw devices of two or more."""
         terms = comm_terms(devices)
         job = self.job(self.job_normalizer(terms.job).clamp(-_TRUSTED, _TRUSTED))
-        job = torch.exp(_bounded(job))
+        job = torch.exp(bounded(job))
         bandwidth_ms = self.bandwidth.proportional(terms.mean_bytes * _BYTES_SCALE)
         floor_ms = self.latency(terms.peers) * job[:, 0:1] + bandwidth_ms * job[:, 1:2]
         inputs = self.normalizer(terms.inputs).clamp(-_TRUSTED, _TRUSTED)
         excess = torch.cat([floor_ms, terms.excess_bytes * _BYTES_SCALE], dim=1)
         uneven_ms = self.unevenness.proportional(excess)
-        return floor_ms + uneven_ms * torch.exp(_bounded(self.correction(inputs))), floor_ms
+        return floor_ms + uneven_ms * torch.exp(bounded(self.correction(inputs))), floor_ms
 
     def forward(self, devices: Tensor) -> tuple[Tensor, Tensor]:
         """Milliseconds and their floor, `[n, 1]` each; exactly 0 where the world size is 1."""
@@ -215,74 +179,15 @@ class AllReduceModel(nn.Module):
         width = all_reduce_inputs(probe).shape[1]
         self.normalizer = Normalizer(width)
         self.linear = PositiveLinear(all_reduce_amounts(probe).shape[1], 1)
-        self.correction = _mlp(width, 32, 32, 1)
+        self.correction = correction_mlp(width, 32, 32, 1)
 
     def ms(self, jobs: Tensor) -> Tensor:
         """Milliseconds, `[n, 1]`, of raw jobs of two devices or more."""
         inputs = self.normalizer(all_reduce_inputs(jobs)).clamp(-_TRUSTED, _TRUSTED)
-        correction = torch.exp(_bounded(self.correction(inputs)))
+        correction = torch.exp(bounded(self.correction(inputs)))
         ms: Tensor = self.linear(all_reduce_amounts(jobs)) * correction
         return ms
 
     def forward(self, jobs: Tensor) -> Tensor:
         """Milliseconds, `[n, 1]`; exactly 0 where the world size is 1."""
         return self.ms(jobs) * (jobs[:, 0:1] - 1.0).clamp(0.0, 1.0)
-
-
-class PositiveLinear(nn.Module):
-    """An affine function with positive coefficients."""
-
-    def __init__(self, fan_in: int, fan_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((fan_in, fan_out), -3.0 / _LOG_STEP))
-        self.bias = nn.Parameter(torch.full((fan_out,), -3.0 / _LOG_STEP))
-
-    @torch.no_grad()
-    def scale(self, log_factor: Tensor) -> None:
-        """Multiplies the outputs, `[fan_out]`, by exp of a factor."""
-        self.weight.add_(log_factor / _LOG_STEP)
-        self.bias.add_(log_factor / _LOG_STEP)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """`[n, fan_in]` to `[n, fan_out]`."""
-        return self.proportional(inputs) + torch.exp(_LOG_STEP * self.bias)
-
-    def proportional(self, inputs: Tensor) -> Tensor:
-        """The same without its constant term."""
-        return inputs @ torch.exp(_LOG_STEP * self.weight)
-
-
-class PositiveNorms(nn.Module):
-    """Sums of norms of linear functions with positive coefficients.
-
-    Convex and nondecreasing where the inputs are not negative, and of degree 1: good at any scale.
-    """
-
-    groups: Tensor
-    outputs: Tensor
-
-    def __init__(self, fan_in: int, fan_out: int) -> None:
-        super().__init__()
-        norms = fan_out * _NORMS
-        self.weight = nn.Parameter(
-            torch.full((fan_in, norms * _NORM_SIZE), -5.0 / _LOG_STEP)
-            + torch.randn(fan_in, norms * _NORM_SIZE) / _LOG_STEP
-        )
-        members = torch.eye(norms).repeat_interleave(_NORM_SIZE, dim=0)
-        self.register_buffer("groups", members)
-        self.register_buffer("outputs", torch.eye(fan_out).repeat_interleave(_NORMS, dim=0))
-
-    @torch.no_grad()
-    def scale(self, log_factor: Tensor) -> None:
-        """Multiplies the outputs, `[fan_out]`, by exp of a factor."""
-        self.weight.add_(log_factor.repeat_interleave(_NORMS * _NORM_SIZE) / _LOG_STEP)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """`[n, fan_in]` to `[n, fan_out]`."""
-        linear = inputs @ torch.exp(_LOG_STEP * self.weight)
-        norms = torch.sqrt((linear * linear) @ self.groups + _TINY * _TINY)
-        return norms @ self.outputs
-
-
-def _bounded(correction: Tensor) -> Tensor:
-    return _MAX_CORRECTION * torch.tanh(correction / _MAX_CORRECTION)

@@ -9,23 +9,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 
-import numpy as np
 import torch
 
 from shardwright.domain import REUSE_BINS
-from shardwright_costmodel.bundle import GRAPH_NAMES, Accuracy, Bundle, Manifest, sha256
+from shardwright_costmodel.bundle import GRAPH_NAMES, Bundle, Manifest, sha256
 from shardwright_costmodel.features import (
     ALL_REDUCE_COLUMNS,
     COMM_COLUMNS,
     SHARD_COLUMNS,
-    FloatArray,
 )
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.data import Split, TrainingData, split_by_combination
 from shardwright_costmodel.training.export import export_graphs
 from shardwright_costmodel.training.fit import FitResult, FitSettings, fit
-from shardwright_costmodel.training.measurements import Measurements
-from shardwright_costmodel.training.metrics import kendall_tau, mape_percent
+from shardwright_costmodel.training.judge import UNSEEN, HeldOut, judge, mean_floor_ratio
 from shardwright_costmodel.training.models import (
     ENCODING_SIZE,
     AllReduceModel,
@@ -44,18 +41,7 @@ Report = Callable[[str, float, float], None]
 """Told of progress: what is fitted, progress from 0 to 1, validation error in percent."""
 
 _SHARE_OF_TIME = {"compute": 0.6, "forward_comm": 0.17, "backward_comm": 0.17, "all_reduce": 0.06}
-UNSEEN = "_unseen"
-"""Ends the names of quantities judged on measurements of another kind than those trained on."""
 _SOFTWARE = ("shardwright-costmodel", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Measurements that no fit has seen."""
-
-    compute: Measurements
-    comm: Measurements
-    all_reduce: Measurements
 
 
 @dataclass(frozen=True)
@@ -184,57 +170,6 @@ def _fit_all(data: TrainingData, splits: _Splits, settings: FitSettings, report:
 
         results[stage] = fit(objective, split, limited, on_epoch)
     return _Fitted(encoder, head, forward_comm, backward_comm, all_reduce, results)
-
-
-def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Accuracy, ...]:
-    """Compares a cost model, run as a server runs it, with measurements.
-
-    Args:
-        model: The cost model.
-        held_out: The measurements.
-        suffix: Appended to the names of the quantities.
-    """
-    predicted = model.compute_ms(_device_encodings(model, held_out.compute))
-    measured = held_out.compute.times_ms
-    comm, all_reduce = held_out.comm, held_out.all_reduce
-    pairs = {
-        "compute_forward": (measured[:, 0], predicted[:, 0]),
-        "compute_backward": (measured[:, 1], predicted[:, 1]),
-        "compute": (measured.sum(axis=1), predicted.sum(axis=1)),
-        "forward_comm": (comm.times_ms[:, 0], model.forward_comm_ms(comm.features)),
-        "backward_comm": (comm.times_ms[:, 1], model.backward_comm_ms(comm.features)),
-        "all_reduce": (all_reduce.times_ms[:, 0], model.all_reduce_ms(all_reduce.features)),
-    }
-    return tuple(
-        Accuracy(
-            quantity=quantity + suffix,
-            mape_percent=round(mape_percent(truth, guess), 4),
-            kendall_tau=round(kendall_tau(truth, guess), 6),
-            num_measurements=len(truth),
-        )
-        for quantity, (truth, guess) in pairs.items()
-    )
-
-
-def mean_floor_ratio(model: OnnxCostModel, held_out: HeldOut) -> dict[str, float]:
-    """How tight the floors are: the mean of floor over prediction, by quantity."""
-    encodings = _device_encodings(model, held_out.compute)
-    predicted, floor = model.compute_ms(encodings), model.compute_floor_ms(encodings)
-    devices = held_out.comm.features
-    ratios = {
-        "compute_forward": floor[:, 0] / predicted[:, 0],
-        "compute_backward": floor[:, 1] / predicted[:, 1],
-        "compute": floor.sum(axis=1) / predicted.sum(axis=1),
-        "forward_comm": model.forward_comm_floor_ms(devices) / model.forward_comm_ms(devices),
-        "backward_comm": model.backward_comm_floor_ms(devices) / model.backward_comm_ms(devices),
-    }
-    return {quantity: round(float(ratio.mean()), 4) for quantity, ratio in ratios.items()}
-
-
-def _device_encodings(model: OnnxCostModel, operators: Measurements) -> FloatArray:
-    encodings = model.encode(operators.features)
-    starts = np.cumsum(operators.counts) - operators.counts
-    return np.asarray(np.add.reduceat(encodings, starts))
 
 
 def _training_range(data: TrainingData) -> dict[str, tuple[float, float]]:

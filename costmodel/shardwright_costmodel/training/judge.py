@@ -1,0 +1,76 @@
+"""How good a cost model is, run as a server runs it, on measurements that no fit has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from shardwright_costmodel.bundle import Accuracy
+from shardwright_costmodel.features import FloatArray
+from shardwright_costmodel.runtime import OnnxCostModel
+from shardwright_costmodel.training.measurements import Measurements
+from shardwright_costmodel.training.metrics import kendall_tau, mape_percent
+
+UNSEEN = "_unseen"
+"""Ends the names of quantities judged on measurements of another kind than those trained on."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measurements that no fit has seen."""
+
+    compute: Measurements
+    comm: Measurements
+    all_reduce: Measurements
+
+
+def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Accuracy, ...]:
+    """Compares a cost model, run as a server runs it, with measurements.
+
+    Args:
+        model: The cost model.
+        held_out: The measurements.
+        suffix: Appended to the names of the quantities.
+    """
+    predicted = model.compute_ms(_device_encodings(model, held_out.compute))
+    measured = held_out.compute.times_ms
+    comm, all_reduce = held_out.comm, held_out.all_reduce
+    pairs = {
+        "compute_forward": (measured[:, 0], predicted[:, 0]),
+        "compute_backward": (measured[:, 1], predicted[:, 1]),
+        "compute": (measured.sum(axis=1), predicted.sum(axis=1)),
+        "forward_comm": (comm.times_ms[:, 0], model.forward_comm_ms(comm.features)),
+        "backward_comm": (comm.times_ms[:, 1], model.backward_comm_ms(comm.features)),
+        "all_reduce": (all_reduce.times_ms[:, 0], model.all_reduce_ms(all_reduce.features)),
+    }
+    return tuple(
+        Accuracy(
+            quantity=quantity + suffix,
+            mape_percent=round(mape_percent(truth, guess), 4),
+            kendall_tau=round(kendall_tau(truth, guess), 6),
+            num_measurements=len(truth),
+        )
+        for quantity, (truth, guess) in pairs.items()
+    )
+
+
+def mean_floor_ratio(model: OnnxCostModel, held_out: HeldOut) -> dict[str, float]:
+    """How tight the floors are: the mean of floor over prediction, by quantity."""
+    encodings = _device_encodings(model, held_out.compute)
+    predicted, floor = model.compute_ms(encodings), model.compute_floor_ms(encodings)
+    devices = held_out.comm.features
+    ratios = {
+        "compute_forward": floor[:, 0] / predicted[:, 0],
+        "compute_backward": floor[:, 1] / predicted[:, 1],
+        "compute": floor.sum(axis=1) / predicted.sum(axis=1),
+        "forward_comm": model.forward_comm_floor_ms(devices) / model.forward_comm_ms(devices),
+        "backward_comm": model.backward_comm_floor_ms(devices) / model.backward_comm_ms(devices),
+    }
+    return {quantity: round(float(ratio.mean()), 4) for quantity, ratio in ratios.items()}
+
+
+def _device_encodings(model: OnnxCostModel, operators: Measurements) -> FloatArray:
+    encodings = model.encode(operators.features)
+    starts = np.cumsum(operators.counts) - operators.counts
+    return np.asarray(np.add.reduceat(encodings, starts))
