@@ -86,6 +86,7 @@ def report(
         group: judge(islice(tasks_of(group), max(COUNTS[group].values())))
         for group in track(GROUPS, description="judging")
     }
+    out.mkdir(parents=True, exist_ok=True)
     path = out / f"search_quality_roofline-h100_{day}.md"
     path.write_text("\n".join(report_lines(judged)))
     typer.echo(str(path))

@@ -118,6 +118,7 @@ def main(
         for size, side in product(sizes, (LOCAL_SEARCH, NEUROSHARD)):
             grown[side, size] = time_apart(side, [size], timeout_s)
             progress.advance(bar)
+    out.mkdir(parents=True, exist_ok=True)
     plot_growth(_curves(grown), out / f"{name}.png")
     (out / f"{name}.md").write_text("\n".join(_report(works, timings, f"{name}.png")))
     typer.echo(str(out / f"{name}.md"))
