@@ -73,13 +73,17 @@ demo: .venv-demo/.stamp  ## plan MLPerf DLRM-DCNv2 on 8 H100 with the shipped co
 
 H100          := nvidia-h100-sxm5-80gb
 BUNDLE_DATA   := build/roofline-h100
+UNSEEN_DATA   := build/roofline-h100-unseen
 SHIPPED       := costmodel/shardwright_costmodel/bundles
 
 bundle: install  ## make the shipped MODELLED bundle of the H100 anew (some ten minutes)
-	rm -rf $(BUNDLE_DATA) build/bundles
+	rm -rf $(BUNDLE_DATA) $(UNSEEN_DATA) build/bundles
 	$(BIN)/shardwright-worker compute --device roofline:$(H100) --samples 40000 --seed 0 --out $(BUNDLE_DATA)
 	$(BIN)/shardwright-worker comm --device roofline:$(H100) --samples 8000 --seed 0 --out $(BUNDLE_DATA)
-	OMP_NUM_THREADS=1 $(BIN)/shardwright-train --data $(BUNDLE_DATA) --out build/bundles --name roofline --seed 0
+	$(BIN)/shardwright-worker compute --device roofline:$(H100) --samples 3000 --seed 0 --held-out --out $(UNSEEN_DATA)
+	$(BIN)/shardwright-worker comm --device roofline:$(H100) --samples 2000 --seed 0 --held-out --out $(UNSEEN_DATA)
+	OMP_NUM_THREADS=1 $(BIN)/shardwright-train --data $(BUNDLE_DATA) --unseen $(UNSEEN_DATA) \
+	    --out build/bundles --name roofline --seed 0 --epochs 60
 	rm -rf $(SHIPPED)/$(H100)
 	cp -r build/bundles/$(H100) $(SHIPPED)/
 
