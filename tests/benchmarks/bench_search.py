@@ -139,11 +139,11 @@ def _time(work: Work, side: str, timeout_s: float, quick: bool) -> Timing | None
 def _curves(
     grown: Mapping[tuple[str, str], Timing | None],
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """By axis and side: sizes and seconds; without the sizes that took too long."""
+    """By axis and side: sizes and seconds; only where a plan came in time."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for (side, size), timing in grown.items():
         tables, devices = map(int, size.split("/")[1:])
-        if timing is None:
+        if timing is None or not timing.plans:
             continue
         if devices == GROWN_ON_DEVICES and tables in TABLES_GROWN:
             axis, value = f"tables, on {GROWN_ON_DEVICES} devices", tables

@@ -57,6 +57,7 @@ def test_growth_is_drawn_with_a_panel_for_tables_and_one_for_devices(tmp_path):
         (LOCAL_SEARCH, "sized/30/8"): timing(0.02),
         (LOCAL_SEARCH, "sized/256/8"): timing(0.1),
         (NEUROSHARD, "sized/256/16"): timing(0.3),
+        (NEUROSHARD, "sized/256/64"): Timing([0.1], [0.1], 0, 1, 1),  # found no plan
         (NEUROSHARD, "sized/256/128"): None,
     }
     curves = _curves(grown)
