@@ -25,6 +25,7 @@ Otherwise than there:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,6 +73,20 @@ def search_beam(
         stopped_by = stop.stopped_by
     best = search.best
     return SearchOutcome(_to_plan(best.state, best.devices, evaluator), stopped_by)
+
+
+def beam_plan(
+    evaluator: PlanEvaluator, options: SearchOptions, budget: Budget
+) -> ShardingPlan | None:
+    """The plan of `search_beam` for a caller that has one to fall back on; None without one.
+
+    When time runs out it is the best so far.
+    """
+    search = _BeamSearch(evaluator, options, budget, None)
+    with contextlib.suppress(OutOfTime):
+        search.run()
+    best = search.best
+    return _to_plan(best.state, best.devices, evaluator) if best.state else None
 
 
 class _BeamSearch:

@@ -3,7 +3,9 @@
 1. `cuts`       Lots are cut in several ways, from as little as memory allows to ever finer.
 2. `construct`  All ways are placed greedily in lockstep; the cheapest plans are kept.
    `packing`    Where none fits into memory, memory alone decides.
-3. `climb`      Single moves improve them until none helps.
+3. `climb`      Single moves improve them until none helps. Where the problem is small and
+                constraints allow it, NEUROSHARD's plan (`beam`) is one more start: no answer is
+                worse by the cost models.
 4. `kicks`      One lot is cut in another way, or a few units change places at random; the climb
                 begins again from there, and what is cheaper by more than noise is kept.
 
@@ -17,6 +19,7 @@ import random
 
 from shardwright.domain import SearchOptions, StoppedBy
 from shardwright_server.search.assignment import Assignment
+from shardwright_server.search.beam import beam_plan
 from shardwright_server.search.budget import Budget, OutOfTime
 from shardwright_server.search.capacity import no_room_error
 from shardwright_server.search.climb import MIN_GAIN, Climber
@@ -52,6 +55,8 @@ _FIRST_CLIMB = 3
 """The first climb may take so many times these steps."""
 _STARTS = 2
 """Greedy plans from which a climb begins."""
+_MOST_BEAM_CELLS = 1000
+"""Lots times devices up to which NEUROSHARD's plan is a start: beyond, it takes seconds."""
 _CLIMB_STEPS = 12
 """A climb after a kick, or from another start, ends here if it was not better before."""
 _SHAKES = 2
@@ -110,6 +115,7 @@ class _LocalSearch:
         self._climb(self._climber, _FIRST_CLIMB * self._steps_left)
         for start in others:
             self._climb_from(start)
+        self._climb_from_neuroshard()
         tried: set[Switch] = set()
         queue = switches(self.best)
         while self._steps_left > 0:
@@ -155,6 +161,23 @@ class _LocalSearch:
             if not columns_only:
                 ways.append(cutter.all_spread())
         return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
+
+    def _climb_from_neuroshard(self) -> None:
+        """Takes NEUROSHARD's plan if it is better, and climbs from there."""
+        book = self._book
+        if len(book.lots) * book.num_devices > _MOST_BEAM_CELLS or not self._is_neuroshards():
+            return
+        plan = beam_plan(book.evaluator, self._options, self._budget)
+        if plan is not None and self._keep(Assignment.of_columns(book, plan)):
+            self._climber = self._climber.restarted(self.best.copy())
+            self._climb(self._climber, _CLIMB_STEPS)
+
+    def _is_neuroshards(self) -> bool:
+        """Whether constraints allow all that NEUROSHARD does: tables whole or cut, anywhere."""
+        return bool(self._book.allowed.all()) and all(
+            len(lot.tables) == 1 and lot.whole and (lot.cut or lot.columns < 2 * lot.min_width)
+            for lot in self._book.lots
+        )
 
     def _climb_from(self, assignment: Assignment) -> bool:
         """Climbs from a kicked assignment; whether that led to a better plan."""

@@ -23,6 +23,7 @@ from shardwright.domain import (
     check_plan,
     contradictions,
     device_memory_bytes,
+    merge_columns,
 )
 from shardwright_server.errors import NoPlanInTimeError
 from shardwright_server.search.beam import search_beam
@@ -103,16 +104,18 @@ def test_improvements_are_legal_and_each_is_cheaper_than_the_one_before(task, se
         check_plan(plan, task)
 
 
-def test_never_much_worse_than_neuroshard_and_better_on_average():
+@pytest.mark.parametrize("sharding_types", [COLUMNS, SearchOptions().sharding_types])
+def test_never_worse_than_neuroshard_on_small_tasks_and_better_on_average(sharding_types):
     ratios = []
-    for seed in range(24):
+    for seed in range(16):
         task = random_task(seed, tables=(10, 40), devices=4 if seed % 2 else 8)
         evaluator = PlanEvaluator(task, FakeCostModel())
         theirs = search_beam(evaluator, SearchOptions(), Budget()).plan
-        ours = search(task, SearchOptions(sharding_types=COLUMNS)).plan
-        assert set(types_of(task, ours).values()) <= set(COLUMNS)
-        ratios.append(cost_ms(task, ours) / cost_ms(task, theirs))
-    assert max(ratios) < 1.02
+        ours = search(task, SearchOptions(sharding_types=sharding_types)).plan
+        assert set(types_of(task, ours).values()) <= set(sharding_types)
+        ratios.append(cost_ms(task, ours) / cost_ms(task, merge_columns(theirs)))
+    # a start is taken when it is better by more than noise, 1e-4
+    assert max(ratios) < 1 + 2e-4
     assert np.mean(ratios) < 0.98
 
 
