@@ -188,7 +188,8 @@ def read_part(url: str, kind: Kind) -> Part:
     """
     try:
         with fsspec.open(url, "rb") as file:
-            table = pq.read_table(file)
+            # no threads of Arrow's: one that still winds down when the interpreter exits aborts it
+            table = pq.read_table(file, use_threads=False, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
     metadata = _read_metadata(url, table.schema.metadata or {})

@@ -86,7 +86,7 @@ def test_a_table_larger_than_memory_is_named(device: str) -> None:
         list(bench.rows(lambda _: huge, range(1)))
 
 
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("device", [GPU])  # shared processors are too noisy to compare times
 def test_sixty_four_times_the_work_takes_longer(device: str) -> None:
     bench = ComputeBench(device, warmup=2, repetitions=7)
     samples = [one_table(dim=128, pooling=p, batch=4096) for p in (1.0, 64.0)]
