@@ -120,7 +120,8 @@ def main(
             progress.advance(bar)
     out.mkdir(parents=True, exist_ok=True)
     plot_growth(_curves(grown), out / f"{name}.png")
-    (out / f"{name}.md").write_text("\n".join(_report(works, timings, f"{name}.png")))
+    report = _report(works, timings, f"{name}.png", timeout_s)
+    (out / f"{name}.md").write_text("\n".join(report))
     typer.echo(str(out / f"{name}.md"))
 
 
@@ -154,9 +155,13 @@ def _curves(
 
 
 def _report(
-    works: Sequence[Work], timings: Mapping[tuple[str, str], Timing | None], plot: str
+    works: Sequence[Work],
+    timings: Mapping[tuple[str, str], Timing | None],
+    plot: str,
+    timeout_s: float,
 ) -> list[str]:
-    lines = header("Speed of the search, one core", "python -m tests.benchmarks.bench_search")
+    command = f"python -m tests.benchmarks.bench_search --timeout-s {timeout_s:g}"
+    lines = header("Speed of the search, one core", command)
     lines += [
         "Processor time of `planning.plan` with default options on one pinned core, baselines and",
         "lower bound included; the wall clock beside it was taken on a machine shared with others.",

@@ -30,7 +30,7 @@ def test_a_must_holds_by_median_and_memory():
 
     def verdict(own):
         timings = {(work.title, side): None for side in (NEUROSHARD, REFERENCE)}
-        lines = _report([work], {**timings, (work.title, LOCAL_SEARCH): own}, "plot.png")
+        lines = _report([work], {**timings, (work.title, LOCAL_SEARCH): own}, "plot.png", 60.0)
         return next(line for line in lines if work.title in line).rsplit("|", 2)[1].strip()
 
     assert verdict(timing(1.0, 1.4, 9.0)) == "yes"
@@ -46,7 +46,7 @@ def test_ratios_compare_the_same_tasks():
         (work.title, NEUROSHARD): timing(1.0, 4.0),
         (work.title, REFERENCE): None,
     }
-    lines = _report([work], timings, "plot.png")
+    lines = _report([work], timings, "plot.png", 60.0)
     assert any(NEUROSHARD in line and "| 15.0x |" in line for line in lines)
     assert any(REFERENCE in line and "not in time" in line for line in lines)
 
