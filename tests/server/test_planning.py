@@ -32,6 +32,9 @@ from shardwright.domain import (
 )
 from shardwright_server.errors import NoPlanInTimeError
 from shardwright_server.planning import evaluate, plan
+from shardwright_server.search.beam import search_beam
+from shardwright_server.search.budget import Budget
+from shardwright_server.search.cost import PlanEvaluator
 
 QUICK = SearchOptions(max_column_splits=2, beam_width=2, candidates=3, grid_steps=3)
 
@@ -351,11 +354,14 @@ def test_neuroshard_keeps_tables_whole_when_no_split_is_allowed():
 
 
 def test_no_device_gets_two_shards_of_a_table():
-    # most splits go to the big table: more pieces than devices
-    big = table("big", rows=4_000_000, dim=128, pooling=20.0)
-    small = [table(f"t{i}", rows=1000, dim=16) for i in range(3)]
-    task = problem([big, *small], 3)
-    options = SearchOptions(algorithm=Algorithm.NEUROSHARD, max_column_splits=6)
+    # 512 MiB on 4 devices of 256 MiB: the beam halves until it fits, and puts pieces together
+    big = table("big", rows=2**20, dim=128)
+    task = problem([big, table("small")], devices=4, memory_bytes=2**28)
+    options = SearchOptions(algorithm=Algorithm.NEUROSHARD)
+    pieces = search_beam(PlanEvaluator(task, FakeCostModel()), options, Budget()).plan.by_table[
+        "big"
+    ]
+    assert len({piece.device for piece in pieces}) < len(pieces)
     found = plan(PlanRequest(task, options), FakeCostModel(), deadline_s=None).plan
     placed = [(shard.table, shard.device) for shard in found.shards]
     assert len(placed) == len(set(placed))
