@@ -1,0 +1,129 @@
+"""`shardwright-worker comm`."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from shardwright_benchmark_worker.cli import options as option
+from shardwright_benchmark_worker.cli.recording import (
+    missing,
+    modelled_by,
+    parse_device,
+    record,
+    record_parts,
+    texts,
+)
+from shardwright_benchmark_worker.recorder import Recording
+from shardwright_benchmark_worker.roofline import source as roofline
+from shardwright_benchmark_worker.sampling import (
+    CommLimits,
+    draw_all_reduce_sample,
+    draw_comm_sample,
+)
+from shardwright_benchmark_worker.software import software_versions
+from shardwright_costmodel.dataset import Kind
+
+_MAX_DEVICE_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
+
+
+def comm(
+    device: option.Device,
+    out: option.Out,
+    samples: option.Samples,
+    seed: option.Seed = 0,
+    hardware: option.Hardware = None,
+    start_index: option.Start = 0,
+    part_size: option.PartSize = 2000,
+    overwrite: option.Overwrite = False,
+    devices_per_host: Annotated[
+        int | None,
+        typer.Option(
+            help="Devices that share fast links. Default: drawn; under torchrun, its own.",
+            show_default=False,
+        ),
+    ] = None,
+    max_world_size: Annotated[
+        int, typer.Option(help="Most devices (rooflines; torchrun fixes them otherwise).")
+    ] = 128,
+    min_batch_size: option.MinBatch = 512,
+    max_batch_size: option.MaxBatch = 262_144,
+    max_device_dim: Annotated[
+        int, typer.Option(help="Largest mean sum of embedding dims per device.")
+    ] = 8192,
+    max_skew_ms: Annotated[float, typer.Option(help="Latest start of a device.")] = 20.0,
+    max_device_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Most bytes of buffers on one device. "
+            "Default: 64 MiB on cpu, 4 GiB on cuda, unlimited for a roofline.",
+            show_default=False,
+        ),
+    ] = None,
+    warmup: option.Warmup = 2,
+    repetitions: option.Repetitions = 9,
+    held_out: option.HeldOut = False,
+    timeout_s: Annotated[
+        float, typer.Option(help="A collective that takes longer has lost a rank.")
+    ] = 60.0,
+) -> None:
+    """Measures all-to-alls, and as many all-reduces; under torchrun but for rooflines."""
+    profile, hardware = parse_device(device, hardware)
+    limits = CommLimits(
+        max_world_size=max_world_size,
+        min_batch_size=min_batch_size,
+        max_batch_size=max_batch_size,
+        max_device_dim=max_device_dim,
+        max_skew_ms=max_skew_ms,
+        max_device_bytes=max_device_bytes or _MAX_DEVICE_BYTES.get(device),
+        held_out=held_out,
+    )
+    recording = partial(
+        Recording,
+        out_url=out,
+        hardware=hardware,
+        seed=seed,
+        start_index=start_index,
+        num_samples=samples,
+        part_size=part_size,
+    )
+    if profile is not None:
+        limits = limits.on(None, devices_per_host)
+        modelled = partial(recording, **modelled_by(profile), options=texts(limits))
+        draw = partial(draw_comm_sample, limits, seed)
+        reduce = partial(draw_all_reduce_sample, limits, seed)
+        record(modelled(kind=Kind.COMM), partial(roofline.comm_rows, profile, draw), overwrite)
+        record(
+            modelled(kind=Kind.ALL_REDUCE),
+            partial(roofline.all_reduce_rows, profile, reduce),
+            overwrite,
+        )
+        return
+    # torch takes seconds to load, and a roofline does not need it
+    from shardwright_benchmark_worker.measure import comm as measure
+
+    with measure.join(device, warmup, repetitions, timeout_s) as bench:
+        limits = limits.on(bench.world_size, devices_per_host or bench.local_world_size)
+        measured = partial(
+            recording,
+            source="measured",
+            fingerprint=bench.fingerprint(),
+            software=software_versions(measured=True),
+            options=texts(limits, warmup=warmup, repetitions=repetitions),
+        )
+        draw = partial(draw_comm_sample, limits, seed)
+        reduce = partial(draw_all_reduce_sample, limits, seed)
+        for kind, rows in (
+            (Kind.COMM, partial(bench.rows, draw)),
+            (Kind.ALL_REDUCE, partial(bench.all_reduce_rows, reduce)),
+        ):
+            recorded = measured(kind=kind)
+            todo = bench.agree(missing(recorded, overwrite) if bench.rank == 0 else [])
+            if bench.rank == 0:
+                record_parts(recorded, todo, rows)
+            else:
+                for indices in todo:
+                    deque(rows(indices), maxlen=0)

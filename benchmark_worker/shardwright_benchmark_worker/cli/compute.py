@@ -1,0 +1,107 @@
+"""`shardwright-worker compute`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardwright.domain import Optimizer, WeightDtype
+from shardwright_benchmark_worker.cli import options as option
+from shardwright_benchmark_worker.cli.recording import modelled_by, parse_device, record, texts
+from shardwright_benchmark_worker.pool import POOL_PATH, read_pool
+from shardwright_benchmark_worker.recorder import Recording
+from shardwright_benchmark_worker.roofline import source as roofline
+from shardwright_benchmark_worker.sampling import ComputeLimits, draw_compute_sample
+from shardwright_benchmark_worker.software import software_versions
+from shardwright_costmodel.dataset import Kind
+
+
+def compute(
+    device: option.Device,
+    out: option.Out,
+    samples: option.Samples,
+    seed: option.Seed = 0,
+    hardware: option.Hardware = None,
+    start_index: option.Start = 0,
+    part_size: option.PartSize = 2000,
+    overwrite: option.Overwrite = False,
+    max_shards: Annotated[int, typer.Option(help="Most tables in one operator.")] = 40,
+    min_batch_size: option.MinBatch = 512,
+    max_batch_size: option.MaxBatch = 262_144,
+    max_dim: Annotated[int, typer.Option(help="Widest table piece drawn.")] = 1024,
+    max_memory_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Most weights and optimizer state in one operator. Default: half of the "
+            "device's free memory, on cpu at most 1 GiB; unlimited for a roofline.",
+            show_default=False,
+        ),
+    ] = None,
+    max_lookups: Annotated[
+        int | None,
+        typer.Option(
+            help="Most lookups in one operator. Default: 2 million on cpu, else unlimited.",
+            show_default=False,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        list[Optimizer] | None, typer.Option(help="Only these; repeatable.", show_default=False)
+    ] = None,
+    weight_dtype: Annotated[
+        list[WeightDtype] | None, typer.Option(help="Only these; repeatable.", show_default=False)
+    ] = None,
+    pool: Annotated[
+        Path, typer.Option(help="Table pool to draw from.", show_default=False)
+    ] = POOL_PATH,
+    warmup: option.Warmup = 3,
+    repetitions: option.Repetitions = 11,
+    held_out: option.HeldOut = False,
+) -> None:
+    """Measures fused embedding bags: forward, and backward with the optimizer."""
+    profile, hardware = parse_device(device, hardware)
+    limits = ComputeLimits(
+        max_shards=max_shards,
+        min_batch_size=min_batch_size,
+        max_batch_size=max_batch_size,
+        max_dim=max_dim,
+        max_memory_bytes=max_memory_bytes,
+        max_lookups=max_lookups,
+        optimizers=tuple(optimizer or Optimizer),
+        weight_dtypes=tuple(weight_dtype or WeightDtype),
+    )
+    recording = partial(
+        Recording,
+        out_url=out,
+        kind=Kind.COMPUTE,
+        hardware=hardware,
+        seed=seed,
+        start_index=start_index,
+        num_samples=samples,
+        part_size=part_size,
+    )
+    tables = read_pool(pool).part(held_out)
+    origin = {"pool": pool.name, "held_out": held_out}
+    if profile is not None:
+        draw = partial(draw_compute_sample, tables, limits, seed)
+        modelled = recording(**modelled_by(profile), options=texts(limits, **origin))
+        record(modelled, partial(roofline.compute_rows, profile, draw), overwrite)
+        return
+    # torch and fbgemm take seconds to load, and a roofline does not need them
+    from shardwright_benchmark_worker.measure import compute as measure
+
+    bench = measure.ComputeBench(device, warmup=warmup, repetitions=repetitions)
+    limits = bench.restrict(
+        limits, chosen_optimizers=optimizer is not None, chosen_dtypes=weight_dtype is not None
+    )
+    draw = partial(draw_compute_sample, tables, limits, seed)
+    options = texts(limits, **origin, warmup=warmup, repetitions=repetitions)
+    measured = recording(
+        source="measured",
+        fingerprint=bench.fingerprint(),
+        software=software_versions(measured=True),
+        options=options,
+    )
+    record(measured, partial(bench.rows, draw), overwrite)
