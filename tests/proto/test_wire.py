@@ -27,6 +27,7 @@ from shardwright.domain import (
 )
 from shardwright.v1 import plan_pb2, problem_pb2
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
+from shardwright.wire.results import _baseline_from_proto
 
 PAIRS: dict[str, st.SearchStrategy[Any]] = {
     "table": draw.tables,
@@ -99,7 +100,7 @@ def test_a_baseline_without_cost_is_infeasible() -> None:
     message = service_pb2.GetShardingPlanResponse()
     message.baselines.add(name="dim", cost_ms=0.0, feasible=True)
     message.baselines.add(name="size", feasible=False)
-    free, infeasible = map(wire._baseline_from_proto, message.baselines)
+    free, infeasible = map(_baseline_from_proto, message.baselines)
     assert free.feasible and free.cost_ms == 0.0
     assert not infeasible.feasible
 
