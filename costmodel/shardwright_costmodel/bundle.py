@@ -63,7 +63,8 @@ class Accuracy(BaseModel):
 
     Attributes:
         quantity: `compute_forward`, `compute_backward`, `compute`, `forward_comm`,
-            `backward_comm` or `all_reduce`.
+            `backward_comm` or `all_reduce`; `reduce_scatter`: of `forward_comm` on
+            reduce-scatters.
         mape_percent: Mean absolute percentage error.
         kendall_tau: Rank correlation, tau-b.
         num_measurements: Held-out values behind the two.

@@ -1,4 +1,4 @@
-"""Datasets of measured costs: Parquet parts under `<root>/compute/`, `comm/` and `all_reduce/`.
+"""Datasets of measured costs: Parquet parts under `<root>/`, a folder for each `Kind`.
 
 The columns are documented in `costmodel/README.md`, so that anyone can bring their own numbers.
 A part is written under a temporary name and renamed: readers see whole parts or none.
@@ -38,20 +38,30 @@ global batch; a data-parallel copy sees its share."""
 
 _TIMES = ("forward_ms", "backward_ms")
 
+
+def _optional(*names: str) -> list[pa.Field]:
+    """Columns of percentages that a part may leave out."""
+    return [pa.field(name, pa.float64()) for name in names]
+
+
 COMPUTE_SCHEMA = pa.schema(
     [
         pa.field("global_batch_size", pa.int64(), nullable=False),
         pa.field("optimizer", pa.string(), nullable=False),
         pa.field("tables", pa.list_(TABLE_STRUCT), nullable=False),
         *(
-            pa.field(f"{time}{suffix}", pa.float64(), nullable=False)
+            pa.field(f"{time}{suffix}", pa.float64())
             for time in _TIMES
             for suffix in ("", "_p10", "_p90")
         ),
         pa.field("repetitions", pa.int32(), nullable=False),
+        pa.field("feasible", pa.bool_()),
+        pa.field("placement", pa.string()),
+        *_optional("forward_ci_percent", "backward_ci_percent", "drift_percent"),
     ]
 )
-"""One fused operator on one device: its tables (or shards) and median, p10 and p90 times."""
+"""One fused operator on one device: its tables (or shards) and median, p10 and p90 times, null
+where `feasible` is false: it did not fit into the device's memory."""
 
 COMM_SCHEMA = pa.schema(
     [
@@ -63,11 +73,13 @@ COMM_SCHEMA = pa.schema(
         pa.field("forward_ms", pa.list_(pa.float64()), nullable=False),
         pa.field("backward_ms", pa.list_(pa.float64()), nullable=False),
         pa.field("repetitions", pa.int32(), nullable=False),
+        pa.field("wait_ms", pa.list_(pa.float64())),
+        *_optional("forward_ci_percent", "backward_ci_percent", "drift_percent"),
     ]
 )
 """One all-to-all: lists have one entry per device. `forward_ms` runs from a device's own start to
-the end of its all-to-all, so it contains the waiting for later starters; `backward_ms` has none."""
-
+the end of its all-to-all, so it contains the waiting for later starters, which `wait_ms` is where
+it was measured; `backward_ms` has none."""
 
 ALL_REDUCE_SCHEMA = pa.schema(
     [
@@ -76,10 +88,14 @@ ALL_REDUCE_SCHEMA = pa.schema(
         pa.field("num_bytes", pa.int64(), nullable=False),
         *(pa.field(f"time_ms{s}", pa.float64(), nullable=False) for s in ("", "_p10", "_p90")),
         pa.field("repetitions", pa.int32(), nullable=False),
+        *_optional("ci_percent", "drift_percent"),
     ]
 )
 """One all-reduce of `num_bytes` on every device, all starting at once: the slowest device's median,
 p10 and p90 times."""
+
+REDUCE_SCATTER_SCHEMA = ALL_REDUCE_SCHEMA
+"""One reduce-scatter, as row-wise tables need it, of an input of `num_bytes` on every device."""
 
 
 class Kind(Enum):
@@ -88,17 +104,25 @@ class Kind(Enum):
     COMPUTE = "compute"
     COMM = "comm"
     ALL_REDUCE = "all_reduce"
+    REDUCE_SCATTER = "reduce_scatter"
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of a part of this kind."""
+        """The columns of a part of this kind; those that are optional come last."""
         return _SCHEMAS[self]
+
+    @property
+    def optional_columns(self) -> list[str]:
+        """Columns that a part may leave out, which then are null."""
+        names: list[str] = self.schema.names
+        return names[names.index("repetitions") + 1 :]
 
 
 _SCHEMAS = {
     Kind.COMPUTE: COMPUTE_SCHEMA,
     Kind.COMM: COMM_SCHEMA,
     Kind.ALL_REDUCE: ALL_REDUCE_SCHEMA,
+    Kind.REDUCE_SCATTER: REDUCE_SCATTER_SCHEMA,
 }
 
 
@@ -128,7 +152,7 @@ class Part:
     Attributes:
         url: Where it came from.
         metadata: Its provenance.
-        table: Its rows, of `Kind.schema`.
+        table: Its rows, of `Kind.schema`; optional columns that it lacks are null.
     """
 
     url: str
@@ -193,6 +217,9 @@ def read_part(url: str, kind: Kind) -> Part:
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
     metadata = _read_metadata(url, table.schema.metadata or {})
+    for name in kind.optional_columns:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(len(table), kind.schema.field(name).type))
     missing = [name for name in kind.schema.names if name not in table.schema.names]
     extra = [name for name in table.schema.names if name not in kind.schema.names]
     if missing or extra:

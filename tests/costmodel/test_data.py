@@ -92,6 +92,20 @@ def test_a_copy_sees_its_own_batch(tmp_path: Path, write: Write, compute: Rows, 
     np.testing.assert_array_equal(np.delete(first, 3), np.delete(second, 3))
 
 
+def test_parts_without_the_optional_columns_are_read(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    url = write(tmp_path, compute, comm)
+    expected = load(url)
+    for kind in Kind:
+        for part in list_parts(url, kind):
+            table = pq.read_table(part.removeprefix("file://"))
+            pq.write_table(table.drop_columns(kind.optional_columns), part.removeprefix("file://"))
+    found = load(url)
+    np.testing.assert_array_equal(found.compute.times_ms, expected.compute.times_ms)
+    np.testing.assert_array_equal(found.comm.times_ms, expected.comm.times_ms)
+
+
 def test_parts_from_before_tables_had_batches_are_read(
     tmp_path: Path, write: Write, compute: Rows, comm: Rows
 ) -> None:
@@ -171,6 +185,65 @@ def test_parts_are_joined_in_order(tmp_path: Path, write: Write, compute: Rows, 
     np.testing.assert_array_equal(load(url).compute.features, load(other).compute.features)
 
 
+NO_TIMES = {f"{time}_ms{p}": None for time in ("forward", "backward") for p in ("", "_p10", "_p90")}
+
+
+def test_operators_that_did_not_fit_or_lay_elsewhere_are_left_out_and_counted(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    usable = [*compute[:2], *compute[5:]]
+    expected = load(write(tmp_path / "usable", usable, comm)).compute
+    compute[2] |= {"feasible": False, **NO_TIMES}
+    compute[3]["placement"] = "managed"
+    compute[4]["placement"] = "managed_caching"
+    compute[5] |= {"feasible": True, "placement": "device", "drift_percent": 1.0}
+    url = write(tmp_path / "all", compute, comm)
+    write_part(url, Kind.COMPUTE, "none-fits", [compute[2]] * 3, METADATA)
+    data = load(url)
+    np.testing.assert_array_equal(data.compute.features, expected.features)
+    np.testing.assert_array_equal(data.compute.times_ms, expected.times_ms)
+    assert data.left_out == {"infeasible": 4, "managed": 1, "managed_caching": 1}
+
+
+def test_rows_after_those_left_out_are_still_named(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    compute[2] |= {"feasible": False, **NO_TIMES}
+    compute[7]["tables"][0]["embedding_dim"] = 0
+    assert "column tables.embedding_dim, row 7: " in fault_of(write, tmp_path, compute, comm)
+
+
+def test_a_feasible_operator_without_times_is_an_error(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    compute[7] |= NO_TIMES
+    message = fault_of(write, tmp_path, compute, comm)
+    assert "column forward_ms, row 7: must be a number above 0, got nan" in message
+
+
+def test_measured_waiting_is_taken_instead_of_the_skew(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    expected = load(write(tmp_path / "skew", compute, comm)).comm.times_ms
+    for row in comm[::2]:
+        latest = max(row["start_skew_ms"])
+        row["wait_ms"] = [latest - skew for skew in row["start_skew_ms"]]
+        row["start_skew_ms"] = [100.0 * skew for skew in row["start_skew_ms"]]
+    found = load(write(tmp_path / "wait", compute, comm)).comm.times_ms
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_reduce_scatters_are_read_where_there_are_any(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows, all_reduce: Rows
+) -> None:
+    url = write(tmp_path, compute, comm)
+    assert load(url).reduce_scatter is None
+    write_part(url, Kind.REDUCE_SCATTER, "part-0", all_reduce[:7], METADATA)
+    found = load(url).reduce_scatter
+    assert found is not None and len(found) == 7
+    assert found.times_ms[3, 0] == np.float32(all_reduce[3]["time_ms"])
+
+
 NAN = float("nan")
 
 
@@ -184,6 +257,7 @@ NAN = float("nan")
         ("global_batch_size", 0, "column global_batch_size, row 7: must be a number above 0"),
         ("optimizer", "adamw", "column optimizer, row 7: must be one of sgd, rowwise_adagrad,"),
         ("tables", [], "column tables, row 7: must name at least one table, got 0"),
+        ("placement", "host", "column placement, row 7: must be one of device, managed, managed_"),
     ],
 )
 def test_a_bad_operator_is_named(
@@ -225,6 +299,7 @@ def test_a_bad_table_is_named(
         ("devices_per_host", 11, "column devices_per_host, row 3: must divide world_size, got 11"),
         ("dims", [4], "column dims, row 3: must have one entry per device (world_size), got 1"),
         ("forward_ms", [], "column forward_ms, row 3"),
+        ("wait_ms", [1.0], "column wait_ms, row 3: must have one entry per device (world_size), g"),
     ],
 )
 def test_a_bad_collective_is_named(
@@ -255,10 +330,13 @@ def test_a_bad_all_reduce_is_named(
     assert f"column {column}, row 5: must be a number above 0" in str(raised.value)
 
 
-@pytest.mark.parametrize("column", ["dims", "start_skew_ms", "forward_ms", "backward_ms"])
+@pytest.mark.parametrize(
+    "column", ["dims", "start_skew_ms", "forward_ms", "backward_ms", "wait_ms"]
+)
 def test_a_bad_number_of_one_device_is_named(
     tmp_path: Path, column: str, write: Write, compute: Rows, comm: Rows
 ) -> None:
+    comm[3]["wait_ms"] = [0.0] * comm[3]["world_size"]
     comm[3][column][-1] = -1
     assert f"column {column}, row 3: must be 0 or more, got -1.0" in fault_of(
         write, tmp_path, compute, comm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from shardwright.domain import REUSE_BINS
 from shardwright_costmodel.bundle import COMPUTE_ENCODER, Bundle
-from shardwright_costmodel.dataset import PartMetadata
+from shardwright_costmodel.dataset import Kind, PartMetadata, write_part
 from shardwright_costmodel.errors import DatasetError, ExportError
 from shardwright_costmodel.features import SHARD_COLUMNS, FloatArray, comm_features
 from shardwright_costmodel.runtime import OnnxCostModel
@@ -28,6 +29,7 @@ from shardwright_costmodel.training.export import (
     extreme_shards,
 )
 from shardwright_costmodel.training.fit import FitSettings, fit
+from shardwright_costmodel.training.judge import equivalent_all_to_all
 from shardwright_costmodel.training.models import (
     AllReduceModel,
     CommModel,
@@ -60,6 +62,34 @@ def test_unseen_measurements_are_judged_beside_the_held_out_ones(
     values = {a.quantity: a.num_measurements for a in bundle.manifest.accuracy}
     assert values["compute"] == 150 and values["compute_unseen"] == 60
     assert values["all_reduce"] == 40 and values["all_reduce_unseen"] == 40
+
+
+def test_reduce_scatters_are_held_against_the_all_to_all_that_plans_take_them_for(
+    bundle: Bundle,
+) -> None:
+    model = OnnxCostModel.from_bundle(bundle)
+    scattered = np.array([[8, 4, 4 * 4096 * 1000], [6, 2, 4 * 65536 * 96]], np.float32)
+    alike = [
+        comm_features(np.full((1, 8), 1000), 4, 4096)[0, :1],
+        comm_features(np.full((1, 6), 96), 2, 65536)[0, :1],
+    ]
+    expected = model.forward_comm_ms(np.concatenate(alike))
+    np.testing.assert_allclose(
+        model.forward_comm_ms(equivalent_all_to_all(scattered)), expected, rtol=1e-4
+    )
+
+
+def test_the_distance_to_reduce_scatters_is_in_the_manifest(
+    dataset_url: str, tmp_path: Path, all_reduce: Any
+) -> None:
+    url = str(tmp_path / "data")
+    shutil.copytree(dataset_url, url)
+    metadata = PartMetadata("test-machine", "modelled")
+    write_part(url, Kind.REDUCE_SCATTER, "part-0", all_reduce, metadata)
+    data = load(url)
+    bundle = train(data, name="test", version="1", settings=QUICK, unseen=data)
+    values = {a.quantity: a.num_measurements for a in bundle.manifest.accuracy}
+    assert values["reduce_scatter"] == values["reduce_scatter_unseen"] == 40
 
 
 def test_unseen_measurements_are_of_the_same_hardware(

@@ -65,6 +65,9 @@ def shardwright_train(
         _require_name("--name", name)
         _require_name("--version", version)
         dataset = load(data)
+        if dataset.left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dataset.left_out.items())
+            log.print(f"operators left out: {reasons}", highlight=False)
         judged_on = None if unseen is None else load_like(unseen, dataset)
         _require_new(Registry(out), dataset.hardware, version)
         with _progress(log) as progress:

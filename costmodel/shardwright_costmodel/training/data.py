@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from shardwright_costmodel.training.measurements import (
     all_reduce_measurements,
     comm_measurements,
     compute_measurements,
+    unusable_operators,
 )
 
 MIN_COMPUTE_ROWS = 40
@@ -26,7 +28,7 @@ MIN_ALL_REDUCE_ROWS = 20
 
 
 _COMMANDS = {Kind.COMPUTE: "compute", Kind.COMM: "comm", Kind.ALL_REDUCE: "comm"}
-"""Of the benchmark worker, by what it measures."""
+"""Of the benchmark worker, by what it measures and training needs."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class TrainingData:
         comm: All-to-alls of two devices or more; forward times are transfers without waiting.
         all_reduce: All-reduces of two devices or more.
         software: Versions that measured, by package.
+        reduce_scatter: Reduce-scatters of two devices or more, where there are any; no model is
+            trained on them.
+        left_out: Operators that are of no use to training, by reason: `infeasible`, or their
+            placement where it is not the device's own memory.
     """
 
     hardware: str
@@ -48,6 +54,8 @@ class TrainingData:
     comm: Measurements
     all_reduce: Measurements
     software: dict[str, str]
+    reduce_scatter: Measurements | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def load(root_url: str) -> TrainingData:
@@ -58,13 +66,22 @@ def load(root_url: str) -> TrainingData:
     """
     _require_parts(root_url)
     provenance = _Provenance()
-    compute = _concatenate(
-        root_url, Kind.COMPUTE, MIN_COMPUTE_ROWS, compute_measurements, provenance
-    )
+    left_out: Counter[str] = Counter()
+
+    def usable_operators(part: Part) -> Measurements:
+        left_out.update(unusable_operators(part))
+        return compute_measurements(part)
+
+    compute = _concatenate(root_url, Kind.COMPUTE, MIN_COMPUTE_ROWS, usable_operators, provenance)
     comm = _concatenate(root_url, Kind.COMM, MIN_COMM_ROWS, comm_measurements, provenance)
     all_reduce = _concatenate(
         root_url, Kind.ALL_REDUCE, MIN_ALL_REDUCE_ROWS, all_reduce_measurements, provenance
     )
+    reduce_scatter = None
+    if list_parts(root_url, Kind.REDUCE_SCATTER):
+        reduce_scatter = _concatenate(
+            root_url, Kind.REDUCE_SCATTER, 1, all_reduce_measurements, provenance
+        )
     first = provenance.first
     assert first is not None, "parts were read"
     return TrainingData(
@@ -74,6 +91,8 @@ def load(root_url: str) -> TrainingData:
         comm=comm,
         all_reduce=all_reduce,
         software=dict(first.software),
+        reduce_scatter=reduce_scatter,
+        left_out=dict(left_out),
     )
 
 
@@ -93,7 +112,7 @@ def load_like(root_url: str, other: TrainingData) -> TrainingData:
 
 
 def _require_parts(root_url: str) -> None:
-    for kind in Kind:
+    for kind in _COMMANDS:
         try:
             parts = list_parts(root_url, kind)
         except (ImportError, OSError, ValueError) as error:

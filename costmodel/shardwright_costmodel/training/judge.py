@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright_costmodel.bundle import Accuracy
-from shardwright_costmodel.features import FloatArray
+from shardwright_costmodel.features import FloatArray, comm_features
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.measurements import Measurements
 from shardwright_costmodel.training.metrics import kendall_tau, mape_percent
 
 UNSEEN = "_unseen"
 """Ends the names of quantities judged on measurements of another kind than those trained on."""
+
+_BATCH = 65536
+"""Samples of the all-to-all to which a reduce-scatter is compared: one that is in most data."""
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class HeldOut:
     compute: Measurements
     comm: Measurements
     all_reduce: Measurements
+    reduce_scatter: Measurements | None = None
 
 
 def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Accuracy, ...]:
@@ -44,6 +49,10 @@ def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Ac
         "backward_comm": (comm.times_ms[:, 1], model.backward_comm_ms(comm.features)),
         "all_reduce": (all_reduce.times_ms[:, 0], model.all_reduce_ms(all_reduce.features)),
     }
+    if held_out.reduce_scatter is not None:
+        scattered = held_out.reduce_scatter
+        equivalent = equivalent_all_to_all(scattered.features)
+        pairs["reduce_scatter"] = (scattered.times_ms[:, 0], model.forward_comm_ms(equivalent))
     return tuple(
         Accuracy(
             quantity=quantity + suffix,
@@ -52,6 +61,29 @@ def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Ac
             num_measurements=len(truth),
         )
         for quantity, (truth, guess) in pairs.items()
+    )
+
+
+def equivalent_all_to_all(reduce_scatters: FloatArray) -> FloatArray:
+    """A device of the all-to-all that moves as much as a reduce-scatter.
+
+    A row-wise table's partial sums, of all samples and its full width, lie on every device, and
+    each device gets those of its samples: every device sends what it would in an all-to-all of that
+    width. Plans are judged so.
+
+    Args:
+        reduce_scatters: `[n, 3]`: world size, devices per host, bytes of input on every device.
+
+    Returns:
+        `[n, len(COMM_COLUMNS)] float32`.
+    """
+    return np.concatenate(
+        [
+            comm_features(
+                np.full((1, int(world)), num_bytes / (_BATCH * _FLOAT_BYTES)), int(per_host), _BATCH
+            )[0, :1]
+            for world, per_host, num_bytes in reduce_scatters
+        ]
     )
 
 

@@ -63,17 +63,27 @@ class Measurements:
         return Measurements(self.features[items], counts, times_ms)
 
 
+class Placement(Enum):
+    """Where an operator's weights lay."""
+
+    DEVICE = "device"
+    MANAGED = "managed"
+    MANAGED_CACHING = "managed_caching"
+
+
 def compute_measurements(part: Part) -> Measurements:
-    """Converts fused operators.
+    """Converts fused operators, but for those that `unusable_operators` counts.
 
     Raises:
         DatasetError: Naming the first bad column and row.
     """
-    rows = _Rows(part.url, part.table.to_struct_array().combine_chunks())
+    rows = _Rows.of(part)
+    feasible, placement = _conditions(rows)
+    rows = rows.take(np.flatnonzero(feasible & (placement == 0)))
     tables, counts = rows.lists("tables")
     rows.require(counts > 0, "tables", "must name at least one table", counts)
-    batch = _batch_sizes(tables, rows.positive("global_batch_size"))
-    optimizer = rows.enum("optimizer", Optimizer)[tables.row_of]
+    batch = _batch_sizes(tables, np.repeat(rows.positive("global_batch_size"), counts))
+    optimizer = np.repeat(rows.enum("optimizer", Optimizer), counts)
     times_ms = np.stack([rows.positive("forward_ms"), rows.positive("backward_ms")], axis=1)
     num_rows, pooling = tables.positive("num_embeddings"), tables.positive("pooling_factor")
     dtype = tables.enum("weight_dtype", WeightDtype)
@@ -90,12 +100,32 @@ def compute_measurements(part: Part) -> Measurements:
     return Measurements(features, counts, times_ms.astype(np.float32))
 
 
+def unusable_operators(part: Part) -> dict[str, int]:
+    """How many operators there are no cost of, or not that of a device's own memory, by reason.
+
+    Raises:
+        DatasetError: Naming the first unknown placement.
+    """
+    feasible, placement = _conditions(_Rows.of(part))
+    reasons = {"infeasible": int((~feasible).sum())}
+    for i, member in enumerate(Placement):
+        if member is not Placement.DEVICE:
+            reasons[member.value] = int((feasible & (placement == i)).sum())
+    return {reason: count for reason, count in reasons.items() if count}
+
+
+def _conditions(rows: _Rows) -> tuple[Array, IntArray]:
+    """Whether each operator fitted, and the position of its placement; null is the usual."""
+    feasible = rows.column("feasible").fill_null(True).to_numpy(zero_copy_only=False)
+    return feasible, rows.enum("placement", Placement, Placement.DEVICE)
+
+
 def _batch_sizes(tables: _Rows, global_batch_size: Array) -> Array:
     """Samples that each table sees, `[n]`: its own batch size, or else the global one."""
     own = tables.numbers("batch_size")
     positive = np.isnan(own) | (own > 0)
     tables.require(positive, "tables.batch_size", "must be above 0, or null", own)
-    return np.where(np.isnan(own), global_batch_size[tables.row_of], own)
+    return np.where(np.isnan(own), global_batch_size, own)
 
 
 def _histograms(tables: _Rows, num_rows: Array, lookups: Array) -> Array:
@@ -126,12 +156,12 @@ def comm_measurements(part: Part) -> Measurements:
     """Converts collectives of two devices or more; others are left out, they move nothing.
 
     A forward time becomes the transfer alone: the recorded time less the waiting for the latest
-    starter, max(start_skew) - own start_skew, at least `MIN_TRANSFER_MS`.
+    starter, as measured or else max(start_skew) - own start_skew; at least `MIN_TRANSFER_MS`.
 
     Raises:
         DatasetError: Naming the first bad column and row.
     """
-    rows = _Rows(part.url, part.table.to_struct_array().combine_chunks())
+    rows = _Rows.of(part)
     world = rows.positive("world_size").astype(np.int64)
     per_host = rows.positive("devices_per_host").astype(np.int64)
     rows.require(world % per_host == 0, "devices_per_host", "must divide world_size", per_host)
@@ -140,17 +170,25 @@ def comm_measurements(part: Part) -> Measurements:
         _per_device(rows, column, world)
         for column in ("dims", "start_skew_ms", "forward_ms", "backward_ms")
     )
-    starts = np.cumsum(world) - world
-    wait = np.repeat(np.maximum.reduceat(skew, starts), world) - skew
+    wait = _waits(rows, world, skew)
     transfers = np.maximum(np.stack([forward - wait, backward], axis=1), MIN_TRANSFER_MS)
     features = _device_features(dims, world, per_host, batch)
     moves = np.repeat(world > 1, world)
     return Measurements(features[moves], world[world > 1], transfers[moves].astype(np.float32))
 
 
-def _per_device(rows: _Rows, column: str, world: IntArray) -> Array:
+def _waits(rows: _Rows, world: IntArray, skew: Array) -> Array:
+    """How long each device waited for the latest starter, milliseconds."""
+    starts = np.cumsum(world) - world
+    wait = np.repeat(np.maximum.reduceat(skew, starts), world) - skew
+    measured = rows.column("wait_ms").is_valid().to_numpy(zero_copy_only=False)
+    wait[np.repeat(measured, world)] = _per_device(rows, "wait_ms", np.where(measured, world, 0))
+    return wait
+
+
+def _per_device(rows: _Rows, column: str, expected: IntArray) -> Array:
     devices, counts = rows.lists(column)
-    rows.require(counts == world, column, "must have one entry per device (world_size)", counts)
+    rows.require(counts == expected, column, "must have one entry per device (world_size)", counts)
     values = devices.values()
     devices.require(np.isfinite(values) & (values >= 0), column, "must be 0 or more", values)
     return values
@@ -169,12 +207,12 @@ def _device_features(dims: Array, world: IntArray, per_host: IntArray, batch: Ar
 
 
 def all_reduce_measurements(part: Part) -> Measurements:
-    """Converts all-reduces of two devices or more; others are left out, they move nothing.
+    """Converts all-reduces, or reduce-scatters, of two devices or more; others move nothing.
 
     Raises:
         DatasetError: Naming the first bad column and row.
     """
-    rows = _Rows(part.url, part.table.to_struct_array().combine_chunks())
+    rows = _Rows.of(part)
     columns = [rows.positive(column) for column in ALL_REDUCE_COLUMNS]
     world, per_host = columns[:2]
     rows.require(world % per_host == 0, "devices_per_host", "must divide world_size", per_host)
@@ -200,6 +238,16 @@ class _Rows:
         self._url, self._array, self._prefix = url, array, prefix
         self.row_of = np.arange(len(array)) if row_of is None else row_of
 
+    @classmethod
+    def of(cls, part: Part) -> _Rows:
+        """The rows of a part."""
+        return cls(part.url, part.table.to_struct_array().combine_chunks())
+
+    def take(self, positions: IntArray) -> _Rows:
+        """Some of the rows."""
+        taken = self._array.take(pa.array(positions))
+        return _Rows(self._url, taken, self.row_of[positions], self._prefix)
+
     def require(self, good: Array, column: str, rule: str, values: Array) -> None:
         """Raises DatasetError for the first value that is not good."""
         bad = np.flatnonzero(~good)
@@ -215,7 +263,7 @@ class _Rows:
 
     def numbers(self, column: str) -> Array:
         """A column of numbers, float64; null is NaN."""
-        return _Rows(self._url, self._field(column), self.row_of).values()
+        return _Rows(self._url, self.column(column), self.row_of).values()
 
     def positive(self, column: str) -> Array:
         """A column of finite numbers above 0, float64."""
@@ -224,10 +272,12 @@ class _Rows:
         self.require(np.isfinite(found) & (found > 0), self._prefix + column, rule, found)
         return found
 
-    def enum(self, column: str, kind: type[Enum]) -> IntArray:
-        """A column of names, as positions in an enumeration of the domain."""
+    def enum(self, column: str, kind: type[Enum], default: Enum | None = None) -> IntArray:
+        """A column of names, as positions in an enumeration; null is the default."""
         known = [member.value for member in kind]
-        names = self._field(column)
+        names = self.column(column)
+        if default is not None:
+            names = names.fill_null(default.value)
         position = pc.fill_null(pc.index_in(names, pa.array(known)), -1)
         found = np.asarray(position.to_numpy(zero_copy_only=False), dtype=np.int64)
         rule = f"must be one of {', '.join(known)}"
@@ -237,11 +287,12 @@ class _Rows:
 
     def lists(self, column: str) -> tuple[_Rows, IntArray]:
         """The items of a list column, and the length of each row's list; null is empty."""
-        lists = self._field(column)
+        lists = self.column(column)
         lengths = pc.fill_null(pc.list_value_length(lists), 0)
         counts = np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
         items = lists.flatten()
         return _Rows(self._url, items, np.repeat(self.row_of, counts), f"{column}."), counts
 
-    def _field(self, column: str) -> pa.Array:
+    def column(self, column: str) -> pa.Array:
+        """A column as Arrow has it."""
         return pc.struct_field(self._array, column)

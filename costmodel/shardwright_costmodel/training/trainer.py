@@ -101,6 +101,7 @@ def train(
         compute=data.compute.select(splits.compute.held_out),
         comm=data.comm.select(splits.comm.held_out),
         all_reduce=data.all_reduce.select(splits.all_reduce.held_out),
+        reduce_scatter=data.reduce_scatter,
     )
     graphs = export_graphs(
         fitted.encoder,
@@ -127,7 +128,7 @@ def train(
         num_comm_measurements=len(data.comm),
         num_all_reduce_measurements=len(data.all_reduce),
         training_range=_training_range(data),
-        training=_describe(settings, threads, fitted.results),
+        training=_describe(data, settings, threads, fitted.results),
         software=_software(data),
         files={graph: sha256(content) for graph, content in graphs.items()},
     )
@@ -135,7 +136,8 @@ def train(
     model = OnnxCostModel.from_bundle(bundle)
     accuracy = judge(model, held_out)
     if unseen is not None:
-        accuracy += judge(model, HeldOut(unseen.compute, unseen.comm, unseen.all_reduce), UNSEEN)
+        others = HeldOut(unseen.compute, unseen.comm, unseen.all_reduce, unseen.reduce_scatter)
+        accuracy += judge(model, others, UNSEEN)
     judged = {
         "accuracy": accuracy,
         "mean_floor_ratio": mean_floor_ratio(model, held_out),
@@ -188,8 +190,11 @@ def _training_range(data: TrainingData) -> dict[str, tuple[float, float]]:
     return ranges
 
 
-def _describe(settings: FitSettings, threads: int, results: dict[str, FitResult]) -> dict[str, str]:
+def _describe(
+    data: TrainingData, settings: FitSettings, threads: int, results: dict[str, FitResult]
+) -> dict[str, str]:
     described = {"seed": str(settings.seed), "threads": str(threads)}
+    described |= {f"left_out_{reason}": str(count) for reason, count in data.left_out.items()}
     for stage, result in results.items():
         described[f"{stage}_epochs"] = f"{result.epochs}, best {result.best_epoch + 1}"
     return described
