@@ -153,7 +153,7 @@ def bundle(dataset_url: str) -> Bundle:
     """A bundle trained on that dataset for a few seconds."""
     torch.set_num_threads(1)
     settings = FitSettings(epochs=10, min_steps=600)
-    return train(load(dataset_url), name="test", version="1", settings=settings)
+    return train(load(dataset_url), name="test", version="1", settings=settings).bundle
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from shardwright_costmodel.training.export import (
 )
 from shardwright_costmodel.training.fit import FitSettings, fit
 from shardwright_costmodel.training.judge import equivalent_all_to_all
+from shardwright_costmodel.training.metrics import mape_percent
 from shardwright_costmodel.training.models import (
     AllReduceModel,
     CommModel,
@@ -58,7 +59,7 @@ def test_unseen_measurements_are_judged_beside_the_held_out_ones(
 ) -> None:
     unseen = load(write(tmp_path, compute, comm))
     data = load(dataset_url)
-    bundle = train(data, name="test", version="1", settings=QUICK, unseen=unseen)
+    bundle = train(data, name="test", version="1", settings=QUICK, unseen=unseen).bundle
     values = {a.quantity: a.num_measurements for a in bundle.manifest.accuracy}
     assert values["compute"] == 150 and values["compute_unseen"] == 60
     assert values["all_reduce"] == 40 and values["all_reduce_unseen"] == 40
@@ -87,7 +88,7 @@ def test_the_distance_to_reduce_scatters_is_in_the_manifest(
     metadata = PartMetadata("test-machine", "modelled")
     write_part(url, Kind.REDUCE_SCATTER, "part-0", all_reduce, metadata)
     data = load(url)
-    bundle = train(data, name="test", version="1", settings=QUICK, unseen=data)
+    bundle = train(data, name="test", version="1", settings=QUICK, unseen=data).bundle
     values = {a.quantity: a.num_measurements for a in bundle.manifest.accuracy}
     assert values["reduce_scatter"] == values["reduce_scatter_unseen"] == 40
 
@@ -108,7 +109,7 @@ def test_directions_are_not_mixed_up(bundle: Bundle) -> None:
 
 
 def test_the_same_data_and_seed_give_the_same_bytes(bundle: Bundle, dataset_url: str) -> None:
-    again = train(load(dataset_url), name="test", version=None, settings=SETTINGS)
+    again = train(load(dataset_url), name="test", version=None, settings=SETTINGS).bundle
     assert again.graphs == bundle.graphs
     assert again.manifest.files == bundle.manifest.files
     assert re.fullmatch(r"20\d{6}-[0-9a-f]{8}", again.manifest.version)
@@ -152,6 +153,24 @@ def test_the_best_weights_on_the_validation_split_are_kept(dataset_url: str) -> 
     with torch.no_grad():
         ratio = objective.errors(torch.from_numpy(split.validation)).log_ratio
     assert 100 * float(ratio.expm1().abs().mean()) == pytest.approx(min(history), rel=1e-5)
+
+
+def test_a_run_keeps_its_curves_and_what_was_held_out(dataset_url: str) -> None:
+    data = load(dataset_url)
+    run = train(data, name="test", version="1", settings=QUICK, unseen=data)
+    assert list(run.fits) == ["compute", "forward_comm", "backward_comm", "all_reduce"]
+    for fitted in run.fits.values():
+        assert len(fitted.training_mape_percent) == fitted.epochs == 2
+        assert fitted.training_mape_percent[1] < fitted.training_mape_percent[0]
+    held_out = data.compute.select(split_by_combination(data.compute, 0).held_out)
+    predictions = {p.quantity: p for p in run.predictions}
+    assert list(predictions) == [a.quantity for a in run.bundle.manifest.accuracy]
+    assert {"compute", "compute_unseen"} <= predictions.keys()
+    measured_ms = predictions["compute_backward"].measured_ms
+    np.testing.assert_array_equal(measured_ms, held_out.times_ms[:, 1])
+    error = mape_percent(measured_ms, predictions["compute_backward"].predicted_ms)
+    accuracy = {a.quantity: a.mape_percent for a in run.bundle.manifest.accuracy}
+    assert accuracy["compute_backward"] == pytest.approx(error, abs=1e-3)
 
 
 def test_a_fit_ends_early_when_nothing_improves(dataset_url: str) -> None:

@@ -71,7 +71,7 @@ def shardwright_train(
         judged_on = None if unseen is None else load_like(unseen, dataset)
         _require_new(Registry(out), dataset.hardware, version)
         with _progress(log) as progress:
-            bundle = train(
+            run = train(
                 dataset,
                 name=name,
                 version=version,
@@ -80,15 +80,15 @@ def shardwright_train(
                 unseen=judged_on,
                 report=_reporter(progress),
             )
-        entry = Registry(out).publish(bundle)
+        entry = Registry(out).publish(run.bundle)
     except CostModelError as error:
         log.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(_EXIT_USER_ERROR) from error
     if as_json:
-        payload = {"url": entry.url, "manifest": bundle.manifest.model_dump(mode="json")}
+        payload = {"url": entry.url, "manifest": run.bundle.manifest.model_dump(mode="json")}
         print(json.dumps(payload, indent=1))
     else:
-        _print_summary(Console(highlight=False), bundle.manifest, entry)
+        _print_summary(Console(highlight=False), run.bundle.manifest, entry)
 
 
 def _require_name(option: str, value: str | None) -> None:

@@ -54,11 +54,13 @@ class FitResult:
 
     Attributes:
         epochs: Passes made.
+        training_mape_percent: Of each pass, over its steps: weights moved meanwhile.
         validation_mape_percent: After each pass.
         best_epoch: The pass whose weights were kept.
     """
 
     epochs: int
+    training_mape_percent: tuple[float, ...]
     validation_mape_percent: tuple[float, ...]
     best_epoch: int
 
@@ -88,14 +90,18 @@ def fit(
         objective.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     started = time.monotonic()
+    training_errors: list[float] = []
     history: list[float] = []
     best_weights = copy.deepcopy(objective.module.state_dict())
     for epoch in range(epochs):
         order = training[torch.randperm(len(training), generator=generator)]
+        errors = []
         for step, batch in enumerate(torch.split(order, batch_size)):
             elapsed = (time.monotonic() - started) / settings.max_seconds
             progress = max((epoch + step / steps_per_epoch) / epochs, elapsed)
-            _step(objective, optimizer, batch, _rate(settings.learning_rate, progress))
+            rate = _rate(settings.learning_rate, progress)
+            errors.append(_step(objective, optimizer, batch, rate))
+        training_errors.append(100.0 * float(torch.stack(errors).mean()))
         history.append(_mape_percent(objective, validation))
         best = min(range(len(history)), key=history.__getitem__)
         if best == epoch:
@@ -107,7 +113,7 @@ def fit(
         if ended:
             break
     objective.module.load_state_dict(best_weights)
-    return FitResult(len(history), tuple(history), best)
+    return FitResult(len(history), tuple(training_errors), tuple(history), best)
 
 
 def _rate(peak: float, progress: float) -> float:
@@ -118,7 +124,8 @@ def _rate(peak: float, progress: float) -> float:
 
 def _step(
     objective: Objective, optimizer: torch.optim.Optimizer, batch: Tensor, rate: float
-) -> None:
+) -> Tensor:
+    """One step; the mean absolute relative error of the batch before it."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
@@ -130,6 +137,7 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(objective.module.parameters(), 5.0)
     optimizer.step()
+    return errors.log_ratio.detach().expm1().abs().mean()
 
 
 @torch.no_grad()

@@ -30,8 +30,32 @@ class HeldOut:
     reduce_scatter: Measurements | None = None
 
 
-def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Accuracy, ...]:
-    """Compares a cost model, run as a server runs it, with measurements.
+@dataclass(frozen=True)
+class Predictions:
+    """One quantity of measurements that no fit has seen, as measured and as predicted.
+
+    Attributes:
+        quantity: As `Accuracy.quantity`; ends in `UNSEEN` when of another kind of measurements.
+        measured_ms: `[n] float32`, above 0.
+        predicted_ms: `[n] float32`.
+    """
+
+    quantity: str
+    measured_ms: FloatArray
+    predicted_ms: FloatArray
+
+    def accuracy(self) -> Accuracy:
+        """How good they are."""
+        return Accuracy(
+            quantity=self.quantity,
+            mape_percent=round(mape_percent(self.measured_ms, self.predicted_ms), 4),
+            kendall_tau=round(kendall_tau(self.measured_ms, self.predicted_ms), 6),
+            num_measurements=len(self.measured_ms),
+        )
+
+
+def predict(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Predictions, ...]:
+    """Asks a cost model, run as a server runs it, for what was measured.
 
     Args:
         model: The cost model.
@@ -54,13 +78,7 @@ def judge(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[Ac
         equivalent = equivalent_all_to_all(scattered.features)
         pairs["reduce_scatter"] = (scattered.times_ms[:, 0], model.forward_comm_ms(equivalent))
     return tuple(
-        Accuracy(
-            quantity=quantity + suffix,
-            mape_percent=round(mape_percent(truth, guess), 4),
-            kendall_tau=round(kendall_tau(truth, guess), 6),
-            num_measurements=len(truth),
-        )
-        for quantity, (truth, guess) in pairs.items()
+        Predictions(quantity + suffix, truth, guess) for quantity, (truth, guess) in pairs.items()
     )
 
 

@@ -22,7 +22,13 @@ from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.data import Split, TrainingData, split_by_combination
 from shardwright_costmodel.training.export import export_graphs
 from shardwright_costmodel.training.fit import FitResult, FitSettings, fit
-from shardwright_costmodel.training.judge import UNSEEN, HeldOut, judge, mean_floor_ratio
+from shardwright_costmodel.training.judge import (
+    UNSEEN,
+    HeldOut,
+    Predictions,
+    mean_floor_ratio,
+    predict,
+)
 from shardwright_costmodel.training.models import (
     ENCODING_SIZE,
     AllReduceModel,
@@ -42,6 +48,22 @@ Report = Callable[[str, float, float], None]
 
 _SHARE_OF_TIME = {"compute": 0.6, "forward_comm": 0.17, "backward_comm": 0.17, "all_reduce": 0.06}
 _SOFTWARE = ("shardwright-costmodel", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What came of a training.
+
+    Attributes:
+        bundle: The cost models, to be published.
+        fits: How each fit went, epoch by epoch, by stage: `compute`, `forward_comm`,
+            `backward_comm`, `all_reduce`.
+        predictions: Of what was held out, and of unseen measurements where there are any.
+    """
+
+    bundle: Bundle
+    fits: dict[str, FitResult]
+    predictions: tuple[Predictions, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ def train(
     threads: int = 1,
     unseen: TrainingData | None = None,
     report: Report = lambda stage, progress, error: None,
-) -> Bundle:
+) -> TrainingRun:
     """Trains the cost models of one hardware profile.
 
     The same data, settings, software and thread count give the same graphs on one machine, unless
@@ -134,15 +156,16 @@ def train(
     )
     bundle = Bundle(manifest, graphs)
     model = OnnxCostModel.from_bundle(bundle)
-    accuracy = judge(model, held_out)
+    predictions = predict(model, held_out)
     if unseen is not None:
         others = HeldOut(unseen.compute, unseen.comm, unseen.all_reduce, unseen.reduce_scatter)
-        accuracy += judge(model, others, UNSEEN)
+        predictions += predict(model, others, UNSEEN)
     judged = {
-        "accuracy": accuracy,
+        "accuracy": tuple(predicted.accuracy() for predicted in predictions),
         "mean_floor_ratio": mean_floor_ratio(model, held_out),
     }
-    return replace(bundle, manifest=manifest.model_copy(update=judged))
+    bundle = replace(bundle, manifest=manifest.model_copy(update=judged))
+    return TrainingRun(bundle, fitted.results, predictions)
 
 
 def _fit_all(data: TrainingData, splits: _Splits, settings: FitSettings, report: Report) -> _Fitted:
