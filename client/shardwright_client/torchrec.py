@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal, cast
 
 from shardwright.domain import (
+    BY_ROWS,
     Cluster,
     InvalidValueError,
     Optimizer,
@@ -15,7 +16,6 @@ from shardwright.domain import (
 )
 from shardwright_client.errors import MissingDependencyError, PlanMismatchError
 from shardwright_client.torchrec_checks import (
-    BY_ROWS,
     check_mean_pooling,
     check_names,
     configs_of,

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from shardwright.domain import (
+    BY_ROWS,
     Cluster,
     EmbeddingTable,
     IllegalPlanError,
@@ -21,8 +22,6 @@ from shardwright_client.errors import PlanMismatchError
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
     from torchrec.modules.embedding_modules import EmbeddingBagCollection
-
-BY_ROWS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
 
 
 def configs_of(collection: EmbeddingBagCollection) -> list[EmbeddingBagConfig]:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from shardwright.domain import CostModelId, CostModelSource, Optimizer, ShardingType
+from shardwright.domain import (
+    BY_ROWS,
+    CostModelId,
+    CostModelSource,
+    Optimizer,
+    PoolingMode,
+    ShardingProblem,
+    ShardingType,
+)
 
 _NAMES_SHOWN = 3
 
@@ -18,22 +26,28 @@ def provenance_warnings(cost_model: CostModelId) -> list[str]:
     ]
 
 
-def type_warnings(types: dict[str, ShardingType], optimizer: Optimizer) -> list[str]:
+def type_warnings(types: dict[str, ShardingType], problem: ShardingProblem) -> list[str]:
     """Says what the ways in which tables are cut mean for training and for the numbers."""
     warnings = []
     cut = [name for name, kind in types.items() if kind is ShardingType.COLUMN_WISE]
-    if cut and optimizer is Optimizer.ROWWISE_ADAGRAD:
+    if cut and problem.optimizer is Optimizer.ROWWISE_ADAGRAD:
         warnings.append(
             f"{_tables(cut)} cut in columns: with rowwise Adagrad each column shard keeps row "
             "state of its own, so training differs slightly from the uncut table"
         )
-    in_rows = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
-    cut = [name for name, kind in types.items() if kind in in_rows]
+    cut = [name for name, kind in types.items() if kind in BY_ROWS]
     if cut:
         warnings.append(
             f"{_tables(cut)} cut in rows: costed as if lookups spread evenly over the row shards, "
             "and partial sums of full width travelled in the all-to-all; a table whose hot rows "
             "lie together loads their shard more"
+        )
+    means = {t.name for t in problem.tables if t.pooling_mode is PoolingMode.MEAN}
+    wrong = [name for name in cut if name in means]
+    if wrong:
+        warnings.append(
+            f"{_tables(wrong)} mean-pooled and cut in rows: TorchRec 1.8 then computes tables of "
+            "the same collection that are not cut in rows wrongly; no plan of this server does that"
         )
     copied = [name for name, kind in types.items() if kind is ShardingType.DATA_PARALLEL]
     if copied:

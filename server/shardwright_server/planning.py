@@ -203,7 +203,7 @@ def _score(
     comm_features = evaluator.comm_features(evaluator.device_dims(layout)[None])
     warnings = (
         *provenance_warnings(cost_model.id),
-        *type_warnings(types, evaluator.problem.optimizer),
+        *type_warnings(types, evaluator.problem),
         *cost_model.range_warnings(features, comm_features),
     )
     memory_bytes = device_memory_bytes(sharding_plan, evaluator.problem)

@@ -21,6 +21,7 @@ from shardwright.domain import (
     Optimizer,
     PlanRequest,
     PlanResult,
+    PoolingMode,
     SearchOptions,
     SearchSummary,
     Shard,
@@ -70,6 +71,7 @@ tables = st.builds(
     weight_dtype=st.sampled_from(WeightDtype),
     feature_names=st.lists(texts, max_size=3).map(tuple),
     constraints=constraints(),
+    pooling_mode=st.sampled_from(PoolingMode),
 )
 
 

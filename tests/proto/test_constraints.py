@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from problems import columns, fields, problem, rows, table, whole
 
 from shardwright.domain import (
+    BY_ROWS,
     EmbeddingTable,
     IllegalPlanError,
     InvalidValueError,
+    PoolingMode,
     SearchOptions,
     Shard,
     ShardingPlan,
@@ -68,6 +71,22 @@ def test_what_is_allowed() -> None:
     assert allowed_sharding_types(constrained(colocation_group="g"), OPTIONS) == (TABLE_WISE,)
     assert allowed_devices(constrained(devices=(1, 3), excluded_devices=(3,)), 4) == (1,)
     assert allowed_devices(constrained(), 4) == (0, 1, 2, 3)
+
+
+def test_a_mean_pooled_table_is_never_cut_in_rows() -> None:
+    mean = replace(constrained("m"), pooling_mode=PoolingMode.MEAN)
+    assert set(OPTIONS.sharding_types) - set(allowed_sharding_types(mean, OPTIONS)) == set(BY_ROWS)
+    by_rows = ShardingPlan(tuple(rows(mean, 3, 3, 3, 1)))
+    with pytest.raises(IllegalPlanError, match="allow .*table_wise.*, got row_wise"):
+        check_constraints(by_rows, problem(mean), OPTIONS)
+
+
+def test_a_mean_pooled_table_that_may_only_be_cut_in_rows_is_a_contradiction() -> None:
+    limits = TableConstraints(sharding_types=BY_ROWS)
+    mean = replace(constrained("m"), pooling_mode=PoolingMode.MEAN, constraints=limits)
+    (violation,) = contradictions(problem(constrained("a"), mean), OPTIONS)
+    assert violation.field == "tables[1].constraints.sharding_types"
+    assert "'m' to be cut in rows only, and its pooling_mode is mean" in violation.description
 
 
 @pytest.mark.parametrize(

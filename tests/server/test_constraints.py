@@ -5,7 +5,7 @@ import pytest
 from server_bundles import plan_request
 from server_harness import RunningServer
 
-from shardwright.domain import ShardingType, check_constraints, check_plan
+from shardwright.domain import BY_ROWS, ShardingType, check_constraints, check_plan
 from shardwright.v1 import problem_pb2
 from shardwright.v1 import sharding_plan_service_pb2 as service_pb2
 from shardwright.wire import plan_from_proto, plan_request_from_proto
@@ -70,6 +70,44 @@ def test_a_request_may_allow_a_single_sharding_type(server: RunningServer, kind:
     request.options.sharding_types.append(kind)
     name = problem_pb2.ShardingType.Name(kind).removeprefix("SHARDING_TYPE_")
     assert {found.name for found in kept(server, request).values()} == {name}
+
+
+def test_a_mean_pooled_table_is_not_cut_in_rows(server: RunningServer) -> None:
+    request = four_devices()
+    table = request.tables[0]
+    # in columns it does not fit into four devices, each of half of it: rows or nothing
+    table.num_embeddings, table.embedding_dim = 1_000_000, 4
+    memory = request.cluster.device_memory_bytes
+    request.cluster.device_memory_bytes = table.num_embeddings * table.embedding_dim * 3
+    assert kept(server, request)[table.name] in BY_ROWS
+    table.pooling_mode = problem_pb2.POOLING_MODE_MEAN
+    code, _ = refused(server, request)
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    request.cluster.device_memory_bytes = memory
+    assert kept(server, request)[table.name] not in BY_ROWS
+    request.options.sharding_types.append(ROW_WISE)
+    code, details = refused(server, request)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT and "pooling_mode is mean" in details
+
+
+def test_somebody_elses_plan_that_cuts_a_mean_pooled_table_in_rows_is_warned_of(
+    server: RunningServer,
+) -> None:
+    request = four_devices()
+    request.options.sharding_types.append(ROW_WISE)
+    plan = server.plan(request).plan
+    request.tables[1].pooling_mode = problem_pb2.POOLING_MODE_MEAN
+    evaluated = server.stub.EvaluateShardingPlan(
+        service_pb2.EvaluateShardingPlanRequest(
+            tables=request.tables,
+            cluster=request.cluster,
+            global_batch_size=request.global_batch_size,
+            optimizer=request.optimizer,
+            plan=plan,
+        ),
+        timeout=60,
+    )
+    assert any("'t1' is mean-pooled and cut in rows" in text for text in evaluated.warnings)
 
 
 def test_data_parallel_is_not_chosen_unasked(server: RunningServer) -> None:

@@ -40,17 +40,19 @@ from shardwright.domain.result import (
     StoppedBy,
 )
 from shardwright.domain.shard import Shard
-from shardwright.domain.sharding_type import ShardingType
+from shardwright.domain.sharding_type import BY_ROWS, ShardingType
 from shardwright.domain.table import (
     COLUMN_MULTIPLE,
     REUSE_BINS,
     EmbeddingTable,
+    PoolingMode,
     TableConstraints,
     WeightDtype,
 )
 from shardwright.domain.topology import Cluster
 
 __all__ = [
+    "BY_ROWS",
     "COLUMN_MULTIPLE",
     "REUSE_BINS",
     "Algorithm",
@@ -72,6 +74,7 @@ __all__ = [
     "Optimizer",
     "PlanRequest",
     "PlanResult",
+    "PoolingMode",
     "SearchOptions",
     "SearchSummary",
     "Shard",

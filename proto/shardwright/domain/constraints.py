@@ -8,17 +8,23 @@ from shardwright.domain.errors import Checks, IllegalPlanError, Violation
 from shardwright.domain.options import SearchOptions
 from shardwright.domain.plan import ShardingPlan, sharding_type
 from shardwright.domain.problem import ShardingProblem
-from shardwright.domain.sharding_type import ShardingType
-from shardwright.domain.table import EmbeddingTable
+from shardwright.domain.sharding_type import BY_ROWS, ShardingType
+from shardwright.domain.table import EmbeddingTable, PoolingMode
 
 
 def allowed_sharding_types(
     table: EmbeddingTable, options: SearchOptions
 ) -> tuple[ShardingType, ...]:
-    """Ways to cut a table: its constraints', else the options'; whole in a colocation group."""
+    """Ways to cut a table: its constraints', else the options'.
+
+    A table of a colocation group stays whole; one with mean pooling is not cut in rows.
+    """
     if table.constraints.colocation_group:
         return (ShardingType.TABLE_WISE,)
-    return table.constraints.sharding_types or options.sharding_types
+    types = table.constraints.sharding_types or options.sharding_types
+    if table.pooling_mode is PoolingMode.MEAN:
+        return tuple(kind for kind in types if kind not in BY_ROWS)
+    return types
 
 
 def allowed_devices(table: EmbeddingTable, num_devices: int) -> tuple[int, ...]:
@@ -44,6 +50,13 @@ def _check_types(
 ) -> None:
     cluster = problem.cluster
     types = allowed_sharding_types(table, options)
+    if not checks.require(
+        bool(types),
+        "sharding_types",
+        f"allow table {table.name!r} to be cut in rows only, and its pooling_mode is mean: "
+        "TorchRec computes tables beside such a one wrongly; allow table_wise or column_wise",
+    ):
+        return
     named = table.constraints.devices or table.constraints.excluded_devices
     if not named and ShardingType.TABLE_WISE in types:
         return  # whole, anywhere: so for nearly all of 100,000 tables on 4,096 devices
@@ -94,12 +107,11 @@ def _group_contradictions(problem: ShardingProblem) -> Iterator[Violation]:
 def _alike(kind: ShardingType, problem: ShardingProblem) -> set[ShardingType]:
     """The sharding types whose shards are the same as these on a cluster of this shape."""
     cluster = problem.cluster
-    by_rows = {ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE}
     if cluster.num_devices == 1 and kind is ShardingType.TABLE_WISE:
         return set(ShardingType)
     if cluster.devices_per_host == 1 and kind is ShardingType.TABLE_WISE:
         return {kind, ShardingType.TABLE_ROW_WISE}
-    return by_rows if cluster.num_hosts == 1 and kind in by_rows else {kind}
+    return set(BY_ROWS) if cluster.num_hosts == 1 and kind in BY_ROWS else {kind}
 
 
 def colocation_groups(tables: Sequence[EmbeddingTable]) -> dict[str, list[int]]:

@@ -20,3 +20,7 @@ class ShardingType(Enum):
     ROW_WISE = "row_wise"
     TABLE_ROW_WISE = "table_row_wise"
     DATA_PARALLEL = "data_parallel"
+
+
+BY_ROWS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
+"""Sharding types whose shards are row ranges."""

@@ -36,6 +36,13 @@ class WeightDtype(Enum):
         return 4 if self is WeightDtype.FP32 else 2
 
 
+class PoolingMode(Enum):
+    """How the lookups of one sample are combined; the value is its name in proto JSON."""
+
+    SUM = "sum"
+    MEAN = "mean"
+
+
 @dataclass(frozen=True)
 class TableConstraints:
     """Limits on how one table may be sharded.
@@ -109,6 +116,8 @@ class EmbeddingTable:
         weight_dtype: Element type.
         feature_names: Sparse features that look up this table; informative.
         constraints: Limits on how it may be sharded.
+        pooling_mode: How the lookups of a sample are combined. A mean-pooled table is never cut in
+            rows: TorchRec 1.8 then computes tables beside it wrongly.
 
     Raises:
         InvalidValueError: With every broken invariant.
@@ -122,6 +131,7 @@ class EmbeddingTable:
     weight_dtype: WeightDtype = WeightDtype.FP32
     feature_names: tuple[str, ...] = ()
     constraints: TableConstraints = field(default_factory=TableConstraints)
+    pooling_mode: PoolingMode = PoolingMode.SUM
 
     def __post_init__(self) -> None:
         checks = Checks()

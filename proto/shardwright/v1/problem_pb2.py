@@ -15,31 +15,33 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshardwright/v1/problem.proto\x12\x0eshardwright.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa7\x01\n\x10TableConstraints\x12\x18\n\x10min_column_width\x18\x01 \x01(\x05\x12\x34\n\x0esharding_types\x18\x02 \x03(\x0e\x32\x1c.shardwright.v1.ShardingType\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\x05\x12\x18\n\x10\x65xcluded_devices\x18\x04 \x03(\x05\x12\x18\n\x10\x63olocation_group\x18\x05 \x01(\t\"\xf6\x01\n\x05Table\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0enum_embeddings\x18\x02 \x01(\x03\x12\x15\n\rembedding_dim\x18\x03 \x01(\x05\x12\x16\n\x0epooling_factor\x18\x04 \x01(\x01\x12\x17\n\x0freuse_histogram\x18\x05 \x03(\x01\x12\x31\n\x0cweight_dtype\x18\x06 \x01(\x0e\x32\x1b.shardwright.v1.WeightDtype\x12\x15\n\rfeature_names\x18\x07 \x03(\t\x12\x35\n\x0b\x63onstraints\x18\x08 \x01(\x0b\x32 .shardwright.v1.TableConstraints\"<\n\x14\x44\x65viceMemoryOverride\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\"\xcd\x01\n\x07\x43luster\x12\x13\n\x0bnum_devices\x18\x01 \x01(\x05\x12\x18\n\x10\x64\x65vices_per_host\x18\x02 \x01(\x05\x12\x10\n\x08hardware\x18\x03 \x01(\t\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x04 \x01(\x03\x12\x1d\n\x15reserved_memory_bytes\x18\x05 \x01(\x03\x12\x45\n\x17\x64\x65vice_memory_overrides\x18\x06 \x03(\x0b\x32$.shardwright.v1.DeviceMemoryOverride\"\xdf\x02\n\rSearchOptions\x12\x1e\n\x11max_column_splits\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nbeam_width\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\ncandidates\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\ngrid_steps\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12.\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\talgorithm\x18\x06 \x01(\x0e\x32\x19.shardwright.v1.Algorithm\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x34\n\x0esharding_types\x18\x08 \x03(\x0e\x32\x1c.shardwright.v1.ShardingTypeB\x14\n\x12_max_column_splitsB\r\n\x0b_beam_widthB\r\n\x0b_candidatesB\r\n\x0b_grid_steps\"$\n\x11\x43ostModelSelector\x12\x0f\n\x07version\x18\x01 \x01(\t*p\n\x0bWeightDtype\x12\x1c\n\x18WEIGHT_DTYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11WEIGHT_DTYPE_FP32\x10\x01\x12\x15\n\x11WEIGHT_DTYPE_FP16\x10\x02\x12\x15\n\x11WEIGHT_DTYPE_BF16\x10\x03*\x83\x01\n\tOptimizer\x12\x19\n\x15OPTIMIZER_UNSPECIFIED\x10\x00\x12\x11\n\rOPTIMIZER_SGD\x10\x01\x12\x1d\n\x19OPTIMIZER_ROWWISE_ADAGRAD\x10\x02\x12\x15\n\x11OPTIMIZER_ADAGRAD\x10\x03\x12\x12\n\x0eOPTIMIZER_ADAM\x10\x04*\xc9\x01\n\x0cShardingType\x12\x1d\n\x19SHARDING_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SHARDING_TYPE_TABLE_WISE\x10\x01\x12\x1d\n\x19SHARDING_TYPE_COLUMN_WISE\x10\x02\x12\x1a\n\x16SHARDING_TYPE_ROW_WISE\x10\x03\x12 \n\x1cSHARDING_TYPE_TABLE_ROW_WISE\x10\x04\x12\x1f\n\x1bSHARDING_TYPE_DATA_PARALLEL\x10\x05*\\\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41LGORITHM_NEUROSHARD\x10\x01\x12\x1a\n\x16\x41LGORITHM_LOCAL_SEARCH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cshardwright/v1/problem.proto\x12\x0eshardwright.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa7\x01\n\x10TableConstraints\x12\x18\n\x10min_column_width\x18\x01 \x01(\x05\x12\x34\n\x0esharding_types\x18\x02 \x03(\x0e\x32\x1c.shardwright.v1.ShardingType\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\x05\x12\x18\n\x10\x65xcluded_devices\x18\x04 \x03(\x05\x12\x18\n\x10\x63olocation_group\x18\x05 \x01(\t\"\xa9\x02\n\x05Table\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0enum_embeddings\x18\x02 \x01(\x03\x12\x15\n\rembedding_dim\x18\x03 \x01(\x05\x12\x16\n\x0epooling_factor\x18\x04 \x01(\x01\x12\x17\n\x0freuse_histogram\x18\x05 \x03(\x01\x12\x31\n\x0cweight_dtype\x18\x06 \x01(\x0e\x32\x1b.shardwright.v1.WeightDtype\x12\x15\n\rfeature_names\x18\x07 \x03(\t\x12\x35\n\x0b\x63onstraints\x18\x08 \x01(\x0b\x32 .shardwright.v1.TableConstraints\x12\x31\n\x0cpooling_mode\x18\t \x01(\x0e\x32\x1b.shardwright.v1.PoolingMode\"<\n\x14\x44\x65viceMemoryOverride\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\"\xcd\x01\n\x07\x43luster\x12\x13\n\x0bnum_devices\x18\x01 \x01(\x05\x12\x18\n\x10\x64\x65vices_per_host\x18\x02 \x01(\x05\x12\x10\n\x08hardware\x18\x03 \x01(\t\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x04 \x01(\x03\x12\x1d\n\x15reserved_memory_bytes\x18\x05 \x01(\x03\x12\x45\n\x17\x64\x65vice_memory_overrides\x18\x06 \x03(\x0b\x32$.shardwright.v1.DeviceMemoryOverride\"\xdf\x02\n\rSearchOptions\x12\x1e\n\x11max_column_splits\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nbeam_width\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x17\n\ncandidates\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x17\n\ngrid_steps\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12.\n\x0btime_budget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\talgorithm\x18\x06 \x01(\x0e\x32\x19.shardwright.v1.Algorithm\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x34\n\x0esharding_types\x18\x08 \x03(\x0e\x32\x1c.shardwright.v1.ShardingTypeB\x14\n\x12_max_column_splitsB\r\n\x0b_beam_widthB\r\n\x0b_candidatesB\r\n\x0b_grid_steps\"$\n\x11\x43ostModelSelector\x12\x0f\n\x07version\x18\x01 \x01(\t*p\n\x0bWeightDtype\x12\x1c\n\x18WEIGHT_DTYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11WEIGHT_DTYPE_FP32\x10\x01\x12\x15\n\x11WEIGHT_DTYPE_FP16\x10\x02\x12\x15\n\x11WEIGHT_DTYPE_BF16\x10\x03*X\n\x0bPoolingMode\x12\x1c\n\x18POOLING_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10POOLING_MODE_SUM\x10\x01\x12\x15\n\x11POOLING_MODE_MEAN\x10\x02*\x83\x01\n\tOptimizer\x12\x19\n\x15OPTIMIZER_UNSPECIFIED\x10\x00\x12\x11\n\rOPTIMIZER_SGD\x10\x01\x12\x1d\n\x19OPTIMIZER_ROWWISE_ADAGRAD\x10\x02\x12\x15\n\x11OPTIMIZER_ADAGRAD\x10\x03\x12\x12\n\x0eOPTIMIZER_ADAM\x10\x04*\xc9\x01\n\x0cShardingType\x12\x1d\n\x19SHARDING_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SHARDING_TYPE_TABLE_WISE\x10\x01\x12\x1d\n\x19SHARDING_TYPE_COLUMN_WISE\x10\x02\x12\x1a\n\x16SHARDING_TYPE_ROW_WISE\x10\x03\x12 \n\x1cSHARDING_TYPE_TABLE_ROW_WISE\x10\x04\x12\x1f\n\x1bSHARDING_TYPE_DATA_PARALLEL\x10\x05*\\\n\tAlgorithm\x12\x19\n\x15\x41LGORITHM_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41LGORITHM_NEUROSHARD\x10\x01\x12\x1a\n\x16\x41LGORITHM_LOCAL_SEARCH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shardwright.v1.problem_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_WEIGHTDTYPE']._serialized_start=1161
-  _globals['_WEIGHTDTYPE']._serialized_end=1273
-  _globals['_OPTIMIZER']._serialized_start=1276
-  _globals['_OPTIMIZER']._serialized_end=1407
-  _globals['_SHARDINGTYPE']._serialized_start=1410
-  _globals['_SHARDINGTYPE']._serialized_end=1611
-  _globals['_ALGORITHM']._serialized_start=1613
-  _globals['_ALGORITHM']._serialized_end=1705
+  _globals['_WEIGHTDTYPE']._serialized_start=1212
+  _globals['_WEIGHTDTYPE']._serialized_end=1324
+  _globals['_POOLINGMODE']._serialized_start=1326
+  _globals['_POOLINGMODE']._serialized_end=1414
+  _globals['_OPTIMIZER']._serialized_start=1417
+  _globals['_OPTIMIZER']._serialized_end=1548
+  _globals['_SHARDINGTYPE']._serialized_start=1551
+  _globals['_SHARDINGTYPE']._serialized_end=1752
+  _globals['_ALGORITHM']._serialized_start=1754
+  _globals['_ALGORITHM']._serialized_end=1846
   _globals['_TABLECONSTRAINTS']._serialized_start=81
   _globals['_TABLECONSTRAINTS']._serialized_end=248
   _globals['_TABLE']._serialized_start=251
-  _globals['_TABLE']._serialized_end=497
-  _globals['_DEVICEMEMORYOVERRIDE']._serialized_start=499
-  _globals['_DEVICEMEMORYOVERRIDE']._serialized_end=559
-  _globals['_CLUSTER']._serialized_start=562
-  _globals['_CLUSTER']._serialized_end=767
-  _globals['_SEARCHOPTIONS']._serialized_start=770
-  _globals['_SEARCHOPTIONS']._serialized_end=1121
-  _globals['_COSTMODELSELECTOR']._serialized_start=1123
-  _globals['_COSTMODELSELECTOR']._serialized_end=1159
+  _globals['_TABLE']._serialized_end=548
+  _globals['_DEVICEMEMORYOVERRIDE']._serialized_start=550
+  _globals['_DEVICEMEMORYOVERRIDE']._serialized_end=610
+  _globals['_CLUSTER']._serialized_start=613
+  _globals['_CLUSTER']._serialized_end=818
+  _globals['_SEARCHOPTIONS']._serialized_start=821
+  _globals['_SEARCHOPTIONS']._serialized_end=1172
+  _globals['_COSTMODELSELECTOR']._serialized_start=1174
+  _globals['_COSTMODELSELECTOR']._serialized_end=1210
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,28 @@ WEIGHT_DTYPE_FP16: WeightDtype.ValueType  # 2
 WEIGHT_DTYPE_BF16: WeightDtype.ValueType  # 3
 global___WeightDtype = WeightDtype
 
+class _PoolingMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PoolingModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_PoolingMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    POOLING_MODE_UNSPECIFIED: _PoolingMode.ValueType  # 0
+    """SUM."""
+    POOLING_MODE_SUM: _PoolingMode.ValueType  # 1
+    POOLING_MODE_MEAN: _PoolingMode.ValueType  # 2
+    """Never cut in rows: TorchRec computes other tables beside it wrongly."""
+
+class PoolingMode(_PoolingMode, metaclass=_PoolingModeEnumTypeWrapper):
+    """How the lookups of one sample are combined."""
+
+POOLING_MODE_UNSPECIFIED: PoolingMode.ValueType  # 0
+"""SUM."""
+POOLING_MODE_SUM: PoolingMode.ValueType  # 1
+POOLING_MODE_MEAN: PoolingMode.ValueType  # 2
+"""Never cut in rows: TorchRec computes other tables beside it wrongly."""
+global___PoolingMode = PoolingMode
+
 class _Optimizer:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -186,6 +208,7 @@ class Table(google.protobuf.message.Message):
     WEIGHT_DTYPE_FIELD_NUMBER: builtins.int
     FEATURE_NAMES_FIELD_NUMBER: builtins.int
     CONSTRAINTS_FIELD_NUMBER: builtins.int
+    POOLING_MODE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Unique in the request; becomes Shard.table."""
     num_embeddings: builtins.int
@@ -196,6 +219,8 @@ class Table(google.protobuf.message.Message):
     """Mean number of lookups per sample, summed over the table's features."""
     weight_dtype: global___WeightDtype.ValueType
     """Element type of the weights."""
+    pooling_mode: global___PoolingMode.ValueType
+    """How the lookups of one sample are combined."""
     @property
     def reuse_histogram(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Empty, or 17 shares: of the distinct rows accessed in one global batch, the part whose access
@@ -222,9 +247,10 @@ class Table(google.protobuf.message.Message):
         weight_dtype: global___WeightDtype.ValueType = ...,
         feature_names: collections.abc.Iterable[builtins.str] | None = ...,
         constraints: global___TableConstraints | None = ...,
+        pooling_mode: global___PoolingMode.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["constraints", b"constraints"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["constraints", b"constraints", "embedding_dim", b"embedding_dim", "feature_names", b"feature_names", "name", b"name", "num_embeddings", b"num_embeddings", "pooling_factor", b"pooling_factor", "reuse_histogram", b"reuse_histogram", "weight_dtype", b"weight_dtype"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["constraints", b"constraints", "embedding_dim", b"embedding_dim", "feature_names", b"feature_names", "name", b"name", "num_embeddings", b"num_embeddings", "pooling_factor", b"pooling_factor", "pooling_mode", b"pooling_mode", "reuse_histogram", b"reuse_histogram", "weight_dtype", b"weight_dtype"]) -> None: ...
 
 global___Table = Table
 

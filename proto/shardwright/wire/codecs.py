@@ -14,6 +14,7 @@ from shardwright.domain import (
     CostModelSource,
     InvalidValueError,
     Optimizer,
+    PoolingMode,
     ShardingType,
     StoppedBy,
     Violation,
@@ -51,6 +52,7 @@ class EnumCodec(Generic[E]):
 
 
 DTYPES = EnumCodec(WeightDtype, problem_pb2.WeightDtype, "WEIGHT_DTYPE")
+POOLING_MODES = EnumCodec(PoolingMode, problem_pb2.PoolingMode, "POOLING_MODE")
 OPTIMIZERS = EnumCodec(Optimizer, problem_pb2.Optimizer, "OPTIMIZER")
 ALGORITHMS = EnumCodec(Algorithm, problem_pb2.Algorithm, "ALGORITHM")
 SHARDING_TYPES = EnumCodec(ShardingType, problem_pb2.ShardingType, "SHARDING_TYPE")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from shardwright.domain import (
     Cluster,
     EmbeddingTable,
+    PoolingMode,
     SearchOptions,
     ShardingType,
     TableConstraints,
@@ -16,6 +17,7 @@ from shardwright.v1 import problem_pb2
 from shardwright.wire.codecs import (
     ALGORITHMS,
     DTYPES,
+    POOLING_MODES,
     SHARDING_TYPES,
     Reader,
     duration_of,
@@ -33,6 +35,7 @@ def table_to_proto(table: EmbeddingTable) -> problem_pb2.Table:
         reuse_histogram=table.reuse_histogram or (),
         weight_dtype=DTYPES.encode(table.weight_dtype),  # type: ignore[arg-type]
         feature_names=table.feature_names,
+        pooling_mode=POOLING_MODES.encode(table.pooling_mode),  # type: ignore[arg-type]
     )
     if table.constraints != TableConstraints():
         message.constraints.CopyFrom(_constraints_to_proto(table.constraints))
@@ -73,6 +76,9 @@ def table_from_proto(message: problem_pb2.Table) -> EmbeddingTable:
     dtype = reader.build(
         "", lambda: DTYPES.decode(message.weight_dtype, "weight_dtype", WeightDtype.FP32)
     )
+    pooling_mode = reader.build(
+        "", lambda: POOLING_MODES.decode(message.pooling_mode, "pooling_mode", PoolingMode.SUM)
+    )
     constraints = reader.build(
         "constraints",
         lambda: _constraints_from_proto(message.constraints),
@@ -88,6 +94,7 @@ def table_from_proto(message: problem_pb2.Table) -> EmbeddingTable:
             weight_dtype=dtype or WeightDtype.FP32,
             feature_names=tuple(message.feature_names),
             constraints=constraints or TableConstraints(),
+            pooling_mode=pooling_mode or PoolingMode.SUM,
         ),
     )
     reader.checks.raise_if_any()
