@@ -10,25 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from shardwright_benchmark_worker.errors import LaunchError, OptionError
+from shardwright_benchmark_worker.errors import LaunchError
 from shardwright_benchmark_worker.measure.compute import check_repetitions
-from shardwright_benchmark_worker.measure.device import (
-    Device,
-    median_ms,
-    open_device,
-    spin_ms,
-)
+from shardwright_benchmark_worker.measure.device import Device, median_ms, spin_ms
+from shardwright_benchmark_worker.measure.job import collective, join_job
 from shardwright_benchmark_worker.rows import Quantiles, all_reduce_row, comm_row
 from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample
-
-_TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
 
 class CommBench:
@@ -60,7 +53,7 @@ class CommBench:
     def agree(self, parts: list[range]) -> list[range]:
         """What rank 0 has in `parts`, on every rank."""
         payload = [[(part.start, part.stop) for part in parts]]
-        with _collective(self._timeout_s):
+        with collective(self._timeout_s):
             dist.broadcast_object_list(payload, src=0, device=self._device.torch_device)
         return [range(start, stop) for start, stop in payload[0]]
 
@@ -72,7 +65,7 @@ class CommBench:
                 self._measure(sample), dtype=torch.float64, device=self._device.torch_device
             )
             everyone = [torch.empty_like(times) for _ in range(self.world_size)]
-            with _collective(self._timeout_s):
+            with collective(self._timeout_s):
                 dist.all_gather(everyone, times)
             by_rank = torch.stack(everyone).cpu().numpy()
             yield comm_row(sample, by_rank[:, 0], by_rank[:, 1], self._repetitions)
@@ -93,7 +86,7 @@ class CommBench:
                 device=self._device.torch_device,
             )
             everyone = [torch.empty_like(mine) for _ in range(self.world_size)]
-            with _collective(self._timeout_s):
+            with collective(self._timeout_s):
                 dist.all_gather(everyone, mine)
             slowest = max(values.tolist() for values in everyone)
             yield all_reduce_row(sample, Quantiles(*slowest), self._repetitions)
@@ -103,7 +96,7 @@ class CommBench:
         gradients = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
         times_ms = []
         for _ in range(self._warmup + self._repetitions):
-            with _collective(self._timeout_s):
+            with collective(self._timeout_s):
                 dist.barrier()
                 _, time_ms = self._device.timed_ms(partial(dist.all_reduce, gradients))
             times_ms.append(time_ms)
@@ -139,7 +132,7 @@ class CommBench:
     ) -> float:
         """All ranks meet, each waits its skew; then from this rank's start to its end."""
         exchange = partial(dist.all_to_all_single, received, sent, received_splits, sent_splits)
-        with _collective(self._timeout_s):
+        with collective(self._timeout_s):
             dist.barrier()
             spin_ms(skew_ms)
             _, time_ms = self._device.timed_ms(exchange)
@@ -160,41 +153,7 @@ def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> I
         LaunchError: When not started by torchrun, with a single process, or when a rank is lost.
     """
     check_repetitions(warmup, repetitions)
-    if not 1 <= timeout_s <= 86_400:
-        raise OptionError(f"--timeout-s must be in 1 .. 86400, got {timeout_s:g}")
-    missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
-    if missing:
-        raise LaunchError(
-            "comm on cpu and cuda runs under torchrun, one process per device: torchrun "
-            "--standalone --nproc-per-node 2 -m shardwright_benchmark_worker comm ... "
-            f"(not set: {', '.join(missing)})"
-        )
-    if int(os.environ["WORLD_SIZE"]) < 2:
+    if int(os.environ.get("WORLD_SIZE", 2)) < 2:
         raise LaunchError("a collective needs at least two processes; raise --nproc-per-node")
-    device = open_device(device_name, int(os.environ["LOCAL_RANK"]))
-    with _collective(timeout_s):
-        dist.init_process_group(
-            device.backend,
-            timeout=timedelta(seconds=timeout_s),
-            # NCCL otherwise guesses the GPU of a rank at its first barrier
-            device_id=device.torch_device if device.name == "cuda" else None,
-        )
-    yield CommBench(device, warmup, repetitions, timeout_s)
-    # nobody leaves before all have finished: a closed connection looks like a lost rank
-    with _collective(timeout_s):
-        dist.barrier()
-    dist.destroy_process_group()
-
-
-@contextmanager
-def _collective(timeout_s: float) -> Iterator[None]:
-    """Translates the failure of a collective: torch raises bare RuntimeErrors for it."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise LaunchError(
-            f"rank {os.environ['RANK']}: a collective failed or took more than {timeout_s:g} s, so "
-            f"another rank is lost; its own log says why ({error})"
-        ) from error
+    with join_job("comm ...", device_name, timeout_s) as device:
+        yield CommBench(device, warmup, repetitions, timeout_s)
