@@ -4,15 +4,25 @@ WorkerError
 ├── PoolError         the table pool is missing or damaged; names file and line
 ├── ProfileError      no such roofline profile; lists those there are
 ├── DeviceError       the device is missing, or cannot do what was asked
-├── LaunchError       a communication benchmark was started wrongly or lost a rank
+├── LaunchError       a communication benchmark was started wrongly
+│   └── LostRankError another of its processes is lost; may pass
+├── StoreError        the dataset's store is away or full; may pass
 └── OptionError       an option is out of range or does not fit the others
+
+The exit status is 2, for which starting again does not help, or 1 for what may pass.
 """
 
 from __future__ import annotations
 
 
 class WorkerError(Exception):
-    """Base of all errors raised by `shardwright_benchmark_worker`; the message is for users."""
+    """Base of all errors raised by `shardwright_benchmark_worker`; the message is for users.
+
+    Attributes:
+        exit_status: Of a process that ends with it.
+    """
+
+    exit_status = 2
 
 
 class PoolError(WorkerError):
@@ -28,7 +38,19 @@ class DeviceError(WorkerError):
 
 
 class LaunchError(WorkerError):
-    """A communication benchmark was started wrongly or lost a rank."""
+    """A communication benchmark was started wrongly."""
+
+
+class LostRankError(LaunchError):
+    """Another process of a communication benchmark is lost."""
+
+    exit_status = 1
+
+
+class StoreError(WorkerError):
+    """The dataset's store cannot be reached, or is full."""
+
+    exit_status = 1
 
 
 class OptionError(WorkerError):

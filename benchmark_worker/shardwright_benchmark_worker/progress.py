@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain log lines anywhere else."""
+"""Progress of long work: a bar on a terminal, log lines anywhere else (`logs`)."""
 
 from __future__ import annotations
 
@@ -36,10 +36,3 @@ def progress(description: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.advance(task)
-
-
-def configure_logging() -> None:
-    """Sends log lines to stderr; on a terminal only warnings, the bar shows the rest."""
-    level = logging.WARNING if sys.stderr.isatty() else logging.INFO
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logger.setLevel(level)

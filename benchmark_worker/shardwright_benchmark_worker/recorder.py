@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,6 +18,8 @@ from typing import Any
 import fsspec
 
 from shardwright_benchmark_worker.errors import OptionError
+from shardwright_benchmark_worker.share import Share
+from shardwright_benchmark_worker.spans import gaps, merge
 from shardwright_costmodel.dataset import Kind, PartMetadata, list_parts, write_part
 
 Row = dict[str, Any]
@@ -24,6 +27,9 @@ Measure = Callable[[range], Iterator[Row]]
 """Measures the samples of some indices, in order, one row each."""
 
 _HARDWARE = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_PART_NAME = re.compile(
+    r"(?P<before>.+-seed\d+)-(?P<start>\d{9,})-(?P<stop>\d{9,})-(?P<digest>[0-9a-f]{8})"
+)
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,9 @@ class Recording:
         source: `measured` or `modelled`.
         seed: Of the sequence of samples.
         start_index: First sample.
-        num_samples: How many.
+        num_samples: How many, the whole fleet together.
         part_size: Most rows in a part.
+        share: Which of the parts this worker measures.
         options: Everything else that decides what is drawn and how it is measured, as text.
         fingerprint: What measures.
         software: Package name to version.
@@ -52,6 +59,7 @@ class Recording:
     start_index: int
     num_samples: int
     part_size: int
+    share: Share = field(default_factory=Share)
     options: Mapping[str, str] = field(default_factory=dict)
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=dict)
@@ -75,24 +83,44 @@ class Recording:
             if not low <= value < 2**53:
                 raise OptionError(f"{option} must be at least {low}, got {value}")
 
+    @property
+    def indices(self) -> range:
+        """All samples of the fleet."""
+        return range(self.start_index, self.start_index + self.num_samples)
+
     def parts(self) -> list[range]:
-        """The indices of each part, in order."""
-        stop = self.start_index + self.num_samples
-        starts = range(self.start_index, stop, self.part_size)
-        return [range(start, min(start + self.part_size, stop)) for start in starts]
+        """The indices of each of this worker's parts, in order."""
+        starts = range(self.start_index, self.indices.stop, self.part_size)
+        return self.share.take(
+            [range(start, min(start + self.part_size, self.indices.stop)) for start in starts]
+        )
+
+    @property
+    def sequence(self) -> str:
+        """Names the endless sequence of samples that the parts are cut from."""
+        options = json.dumps(dict(self.options), sort_keys=True)
+        digest = hashlib.sha256(options.encode()).hexdigest()[:8]
+        return f"{self.hardware}-{self.source}-seed{self.seed}-{digest}"
 
     def part_name(self, indices: range) -> str:
         """The name of the part of some indices."""
-        options = json.dumps(dict(self.options), sort_keys=True)
-        digest = hashlib.sha256(options.encode()).hexdigest()[:8]
-        span = f"{indices.start:09d}-{indices.stop:09d}"
-        return f"{self.hardware}-{self.source}-seed{self.seed}-{span}-{digest}"
+        before, _, digest = self.sequence.rpartition("-")
+        return f"{before}-{indices.start:09d}-{indices.stop:09d}-{digest}"
 
     def missing_parts(self) -> list[range]:
-        """The parts that are not in the dataset yet."""
+        """What is not in the dataset yet of this worker's parts.
+
+        Samples that stand in a part of other bounds, from a run with another `part_size` or
+        `num_samples`, are not measured again.
+        """
+        there = merge(self._recorded())
+        return [gap for indices in self.parts() for gap in gaps(indices, there)]
+
+    def _recorded(self) -> list[range]:
+        """Indices of all parts of this sequence in the dataset."""
         urls = list_parts(self.out_url, self.kind)
-        there = {PurePosixPath(url).stem for url in urls}
-        return [indices for indices in self.parts() if self.part_name(indices) not in there]
+        parts = (parse_part_name(PurePosixPath(url).stem) for url in urls)
+        return [part[1] for part in parts if part is not None and part[0] == self.sequence]
 
     def metadata(self, indices: range) -> PartMetadata:
         """Provenance of the part of some indices."""
@@ -110,11 +138,20 @@ class Recording:
         )
 
 
+def parse_part_name(name: str) -> tuple[str, range] | None:
+    """The sequence and the indices in the name of a part; None for a name that is not ours."""
+    match = _PART_NAME.fullmatch(name)
+    if match is None or int(match["start"]) >= int(match["stop"]):
+        return None
+    indices = range(int(match["start"]), int(match["stop"]))
+    return f"{match['before']}-{match['digest']}", indices
+
+
 def record_part(
     recording: Recording,
     indices: range,
     measure: Measure,
-    on_row: Callable[[], None] = lambda: None,
+    on_row: Callable[[Row, float], None] = lambda row, seconds: None,
 ) -> str:
     """Measures the samples of one part and writes it; returns its URL.
 
@@ -122,11 +159,25 @@ def record_part(
         recording: Where it belongs.
         indices: One of `recording.parts()`.
         measure: Called once.
-        on_row: Called after every row, for progress.
+        on_row: Called after every row, with the seconds it took.
     """
+    return write_rows(recording, indices, measure_part(indices, measure, on_row))
+
+
+def measure_part(
+    indices: range, measure: Measure, on_row: Callable[[Row, float], None]
+) -> list[Row]:
+    """Measures the samples of one part; `on_row` as of `record_part`."""
     rows = []
+    began_s = time.perf_counter()
     for row in measure(indices):
+        on_row(row, time.perf_counter() - began_s)
         rows.append(row)
-        on_row()
+        began_s = time.perf_counter()
+    return rows
+
+
+def write_rows(recording: Recording, indices: range, rows: list[Row]) -> str:
+    """Writes the rows of one part; returns its URL."""
     name = recording.part_name(indices)
     return write_part(recording.out_url, recording.kind, name, rows, recording.metadata(indices))

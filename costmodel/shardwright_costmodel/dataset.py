@@ -1,27 +1,38 @@
 """Datasets of measured costs: Parquet parts under `<root>/`, a folder for each `Kind`.
 
 The columns are documented in `costmodel/README.md`, so that anyone can bring their own numbers.
-A part is written under a temporary name and renamed: readers see whole parts or none.
+Readers see whole parts or none: an object store shows an object when all of it has arrived, and
+elsewhere a part is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from shardwright_costmodel.errors import DatasetError
 
 FORMAT_VERSION = "1"
 _METADATA_KEY = b"shardwright"
+_TEMPORARY_SUFFIX = ".tmp"
+_OBJECT_STORES = frozenset(
+    {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "ossfs"}
+)
+"""fsspec protocols of stores that show an object only once all of it has arrived."""
 
 TABLE_STRUCT = pa.struct(
     [
@@ -181,20 +192,69 @@ def write_part(
         table = pa.Table.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, KeyError, TypeError) as error:
         raise DatasetError(f"rows do not follow the {kind.value} schema: {error}") from error
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
     filesystem, root = fsspec.core.url_to_fs(root_url)
     folder = f"{root}/{kind.value}"
-    filesystem.makedirs(folder, exist_ok=True)
     target = f"{folder}/{name}.parquet"
-    temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}.tmp"
+    if _shows_whole_objects(filesystem):
+        filesystem.pipe_file(target, buffer.getvalue())
+    else:
+        filesystem.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
+        _write_and_rename(filesystem, buffer.getvalue(), temporary, target)
+    return str(filesystem.unstrip_protocol(target))
+
+
+def _shows_whole_objects(filesystem: Any) -> bool:
+    """Whether a written object is visible only as a whole, so that renaming would be a copy."""
+    protocols = filesystem.protocol
+    names = {protocols} if isinstance(protocols, str) else set(protocols)
+    return bool(names & _OBJECT_STORES)
+
+
+def _write_and_rename(filesystem: Any, content: bytes, temporary: str, target: str) -> None:
     try:
         with filesystem.open(temporary, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            file.write(content)
+            file.flush()
+            if isinstance(filesystem, LocalFileSystem):
+                # else the name may survive a power cut that the content does not
+                os.fsync(file.fileno())
         filesystem.mv(temporary, target)
     except BaseException:
         if filesystem.exists(temporary):
             filesystem.rm(temporary)
         raise
-    return str(filesystem.unstrip_protocol(target))
+
+
+def remove_orphans(root_url: str, kind: Kind, older_than_s: float = 3600.0) -> list[str]:
+    """Removes what writers left that were killed while they wrote a part; returns the paths.
+
+    Readers never see such files. One that is younger may belong to a writer that lives.
+
+    Args:
+        root_url: Dataset root, any fsspec URL or a directory.
+        kind: Whose folder.
+        older_than_s: Seconds since the last change.
+    """
+    filesystem, root = fsspec.core.url_to_fs(root_url)
+    folder = f"{root}/{kind.value}"
+    if _shows_whole_objects(filesystem) or not filesystem.exists(folder):
+        return []
+    removed = []
+    for path in filesystem.ls(folder, detail=False):
+        # another worker may clean up at the same time
+        with suppress(FileNotFoundError):
+            if str(path).endswith(_TEMPORARY_SUFFIX) and _age_s(filesystem, path) > older_than_s:
+                filesystem.rm(path)
+                removed.append(str(path))
+    return removed
+
+
+def _age_s(filesystem: Any, path: str) -> float:
+    modified: datetime = filesystem.modified(path)
+    return time.time() - modified.timestamp()
 
 
 def list_parts(root_url: str, kind: Kind) -> list[str]:

@@ -72,7 +72,8 @@ def test_two_processes_measure_parts_once(device: str, tmp_path: Path) -> None:
     assert most > 1000 * least and slowest["time_ms"] > quickest["time_ms"]
     written = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*")}
     again = torchrun(*arguments)
-    assert again.returncode == 0 and again.stderr.count("2 parts are already there") == 2
+    assert again.returncode == 0
+    assert again.stderr.count("parts are already there") == again.stderr.count('"parts": 2') == 2
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*")} == written
 
 
@@ -128,7 +129,7 @@ def test_a_lost_rank_ends_the_others_with_an_error(how: signal.Signals, tmp_path
         for rank in ranks:
             rank.kill()
             rank.communicate()
-    assert ranks[0].returncode == 2
+    assert ranks[0].returncode == 1, "starting again may help"
     last = stderr.strip().splitlines()[-1]
     assert last.startswith("error: rank 0: a collective failed") and "Traceback" not in stderr
     # what was measured before is whole

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shardwright_benchmark_worker.errors import OptionError
-from shardwright_benchmark_worker.recorder import Recording, record_part
+from shardwright_benchmark_worker.recorder import Recording, parse_part_name, record_part
+from shardwright_benchmark_worker.share import Share
 from shardwright_costmodel.dataset import Kind, list_parts, read_part
 
 
@@ -52,10 +53,10 @@ def test_samples_are_cut_into_parts_in_order(recording: Recording) -> None:
 
 def test_a_part_comes_back_with_rows_and_provenance(recording: Recording) -> None:
     advanced = []
-    url = record_part(recording, range(30, 35), measure, lambda: advanced.append(1))
+    url = record_part(recording, range(30, 35), measure, lambda row, _: advanced.append(row))
     part = read_part(url, Kind.COMM)
     assert part.table["global_batch_size"].to_pylist() == [30, 31, 32, 33, 34]
-    assert len(advanced) == 5
+    assert advanced == [row(index) for index in range(30, 35)]
     assert part.metadata.hardware == "test-cpu" and part.metadata.source == "measured"
     assert part.metadata.fingerprint == {"device": "a test"}
     assert part.metadata.software == {"numpy": "1"}
@@ -87,7 +88,7 @@ def test_a_failed_write_leaves_nothing(
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shardwright_costmodel.dataset.pq.write_table", full_disk)
+    monkeypatch.setattr("shardwright_costmodel.dataset.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         record_part(recording, range(10, 20), measure)
     assert list((tmp_path / "comm").iterdir()) == []
@@ -110,6 +111,41 @@ def test_different_work_never_shares_a_name(recording: Recording) -> None:
         replace(recording, source="modelled").part_name(part),
     }
     assert len(names) == 6
+
+
+def test_other_bounds_measure_only_what_no_part_holds(recording: Recording) -> None:
+    for indices in (range(10, 20), range(30, 35)):
+        record_part(recording, indices, measure)
+    more = replace(recording, num_samples=50, part_size=20)
+    assert more.parts() == [range(10, 30), range(30, 50), range(50, 60)]
+    assert more.missing_parts() == [range(20, 30), range(35, 50), range(50, 60)]
+    other_options = replace(more, options={"max_shards": "5"})
+    assert other_options.missing_parts() == more.parts()
+
+
+def test_a_fleet_shares_the_parts_of_one_worker(recording: Recording) -> None:
+    workers = [replace(recording, share=Share(i, 2)) for i in range(2)]
+    assert [w.parts() for w in workers] == [[range(10, 20), range(30, 35)], [range(20, 30)]]
+    for worker in workers:
+        for indices in worker.missing_parts():
+            record_part(worker, indices, measure)
+    assert recording.missing_parts() == []
+    # another number of workers goes on with what is there
+    assert replace(recording, share=Share(2, 3)).missing_parts() == []
+
+
+@pytest.mark.parametrize("hardware", ["test-cpu", "x-seed1-000000001-000000002-abcdef01"])
+def test_a_part_name_tells_its_sequence_and_indices(recording: Recording, hardware: str) -> None:
+    recording = replace(recording, hardware=hardware)
+    name = recording.part_name(range(10, 2_000_000_000))
+    assert parse_part_name(name) == (recording.sequence, range(10, 2_000_000_000))
+
+
+@pytest.mark.parametrize(
+    "name", ["mine", "x-measured-seed0-000000020-000000010-abcdef01", "x-seed0-1-2-abcdef01"]
+)
+def test_other_names_are_nobodys_parts(name: str) -> None:
+    assert parse_part_name(name) is None
 
 
 @pytest.mark.parametrize(

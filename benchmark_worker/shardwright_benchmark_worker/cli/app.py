@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
+from shardwright_benchmark_worker import logs
 from shardwright_benchmark_worker.cli.comm import comm
 from shardwright_benchmark_worker.cli.compute import compute
 from shardwright_benchmark_worker.errors import WorkerError
-from shardwright_benchmark_worker.progress import configure_logging
+from shardwright_benchmark_worker.stopping import stop_on_signals
+from shardwright_benchmark_worker.store import is_passing
 from shardwright_costmodel.errors import CostModelError
 
 app = typer.Typer(
@@ -23,16 +26,23 @@ app.command()(comm)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line; a user's mistake is one line on stderr and exit code 2."""
-    configure_logging()
+    """Runs the command line.
+
+    An error is one line on stderr. Exit status: 0 done; 2 a mistake, which starting again does not
+    mend; 1 a store that is away or full, or a lost rank; 128 + its number when a signal ended it.
+    """
+    logs.configure()
+    stop_on_signals()
     try:
         app(argv, standalone_mode=True)
-    except (WorkerError, CostModelError) as error:
-        _exit(str(error))
+    except WorkerError as error:
+        _exit(str(error), error.exit_status)
+    except CostModelError as error:
+        _exit(str(error), 2)
     except OSError as error:
-        _exit(f"cannot read or write: {error}")
+        _exit(f"cannot read or write: {error}", 1 if is_passing(error) else 2)
 
 
-def _exit(message: str) -> None:
+def _exit(message: str, status: int) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

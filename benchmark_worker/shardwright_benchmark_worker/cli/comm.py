@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 
 from shardwright_benchmark_worker.cli import options as option
+from shardwright_benchmark_worker.cli.grouping import grouped
 from shardwright_benchmark_worker.cli.recording import (
-    missing,
     modelled_by,
+    open_session,
     parse_device,
-    record,
-    record_parts,
+    samples_of,
     texts,
 )
-from shardwright_benchmark_worker.recorder import Recording
+from shardwright_benchmark_worker.recorder import Measure, Recording
 from shardwright_benchmark_worker.roofline import source as roofline
 from shardwright_benchmark_worker.sampling import (
     CommLimits,
@@ -30,15 +30,10 @@ from shardwright_costmodel.dataset import Kind
 _MAX_DEVICE_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
 
 
+@grouped
 def comm(
-    device: option.Device,
-    out: option.Out,
-    samples: option.Samples,
-    seed: option.Seed = 0,
-    hardware: option.Hardware = None,
-    start_index: option.Start = 0,
-    part_size: option.PartSize = 2000,
-    overwrite: option.Overwrite = False,
+    work: option.Work,
+    watching: option.Watching,
     devices_per_host: Annotated[
         int | None,
         typer.Option(
@@ -71,41 +66,34 @@ def comm(
     ] = 60.0,
 ) -> None:
     """Measures all-to-alls, and as many all-reduces; under torchrun but for rooflines."""
-    profile, hardware = parse_device(device, hardware)
+    session = open_session(work, watching)
+    profile, hardware = parse_device(work.device, work.hardware)
     limits = CommLimits(
         max_world_size=max_world_size,
         min_batch_size=min_batch_size,
         max_batch_size=max_batch_size,
         max_device_dim=max_device_dim,
         max_skew_ms=max_skew_ms,
-        max_device_bytes=max_device_bytes or _MAX_DEVICE_BYTES.get(device),
+        max_device_bytes=max_device_bytes or _MAX_DEVICE_BYTES.get(work.device),
         held_out=held_out,
     )
-    recording = partial(
-        Recording,
-        out_url=out,
-        hardware=hardware,
-        seed=seed,
-        start_index=start_index,
-        num_samples=samples,
-        part_size=part_size,
-    )
+    recording = partial(Recording, **samples_of(work, hardware))
     if profile is not None:
         limits = limits.on(None, devices_per_host)
         modelled = partial(recording, **modelled_by(profile), options=texts(limits))
-        draw = partial(draw_comm_sample, limits, seed)
-        reduce = partial(draw_all_reduce_sample, limits, seed)
-        record(modelled(kind=Kind.COMM), partial(roofline.comm_rows, profile, draw), overwrite)
-        record(
-            modelled(kind=Kind.ALL_REDUCE),
-            partial(roofline.all_reduce_rows, profile, reduce),
-            overwrite,
-        )
+        draw = session.timed(partial(draw_comm_sample, limits, work.seed))
+        reduce = session.timed(partial(draw_all_reduce_sample, limits, work.seed))
+        predict: Measure = partial(roofline.comm_rows, profile, draw)
+        session.record(modelled(kind=Kind.COMM), predict)
+        predict = partial(roofline.all_reduce_rows, profile, reduce)
+        session.record(modelled(kind=Kind.ALL_REDUCE), predict)
         return
     # torch takes seconds to load, and a roofline does not need it
     from shardwright_benchmark_worker.measure import comm as measure
 
-    with measure.join(device, warmup, repetitions, timeout_s) as bench:
+    with measure.join(
+        work.device, warmup, repetitions, timeout_s, patience_s=work.store_retry_s
+    ) as bench:
         limits = limits.on(bench.world_size, devices_per_host or bench.local_world_size)
         measured = partial(
             recording,
@@ -114,16 +102,17 @@ def comm(
             software=software_versions(measured=True),
             options=texts(limits, warmup=warmup, repetitions=repetitions),
         )
-        draw = partial(draw_comm_sample, limits, seed)
-        reduce = partial(draw_all_reduce_sample, limits, seed)
+        draw = session.timed(partial(draw_comm_sample, limits, work.seed))
+        reduce = session.timed(partial(draw_all_reduce_sample, limits, work.seed))
         for kind, rows in (
             (Kind.COMM, partial(bench.rows, draw)),
             (Kind.ALL_REDUCE, partial(bench.all_reduce_rows, reduce)),
         ):
             recorded = measured(kind=kind)
-            todo = bench.agree(missing(recorded, overwrite) if bench.rank == 0 else [])
+            todo = bench.agree(session.missing(recorded) if bench.rank == 0 else [])
             if bench.rank == 0:
-                record_parts(recorded, todo, rows)
+                session.record_parts(recorded, todo, rows, on_written=bench.meet)
             else:
                 for indices in todo:
                     deque(rows(indices), maxlen=0)
+                    bench.meet()

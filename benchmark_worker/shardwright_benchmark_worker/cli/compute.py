@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,15 @@ import typer
 
 from shardwright.domain import Optimizer, WeightDtype
 from shardwright_benchmark_worker.cli import options as option
-from shardwright_benchmark_worker.cli.recording import modelled_by, parse_device, record, texts
+from shardwright_benchmark_worker.cli.grouping import grouped
+from shardwright_benchmark_worker.cli.recording import (
+    modelled_by,
+    open_session,
+    parse_device,
+    samples_of,
+    texts,
+)
+from shardwright_benchmark_worker.errors import OptionError
 from shardwright_benchmark_worker.pool import POOL_PATH, read_pool
 from shardwright_benchmark_worker.recorder import Recording
 from shardwright_benchmark_worker.roofline import source as roofline
@@ -19,15 +28,10 @@ from shardwright_benchmark_worker.software import software_versions
 from shardwright_costmodel.dataset import Kind
 
 
+@grouped
 def compute(
-    device: option.Device,
-    out: option.Out,
-    samples: option.Samples,
-    seed: option.Seed = 0,
-    hardware: option.Hardware = None,
-    start_index: option.Start = 0,
-    part_size: option.PartSize = 2000,
-    overwrite: option.Overwrite = False,
+    work: option.Work,
+    watching: option.Watching,
     max_shards: Annotated[int, typer.Option(help="Most tables in one operator.")] = 40,
     min_batch_size: option.MinBatch = 512,
     max_batch_size: option.MaxBatch = 262_144,
@@ -36,7 +40,8 @@ def compute(
         int | None,
         typer.Option(
             help="Most weights and optimizer state in one operator. Default: half of the "
-            "device's free memory, on cpu at most 1 GiB; unlimited for a roofline.",
+            "device's free memory, on cpu at most 1 GiB; unlimited for a roofline. "
+            "A fleet needs it: its workers must draw the same samples.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +66,8 @@ def compute(
     held_out: option.HeldOut = False,
 ) -> None:
     """Measures fused embedding bags: forward, and backward with the optimizer."""
-    profile, hardware = parse_device(device, hardware)
+    session = open_session(work, watching)
+    profile, hardware = parse_device(work.device, work.hardware)
     limits = ComputeLimits(
         max_shards=max_shards,
         min_batch_size=min_batch_size,
@@ -72,36 +78,36 @@ def compute(
         optimizers=tuple(optimizer or Optimizer),
         weight_dtypes=tuple(weight_dtype or WeightDtype),
     )
-    recording = partial(
-        Recording,
-        out_url=out,
-        kind=Kind.COMPUTE,
-        hardware=hardware,
-        seed=seed,
-        start_index=start_index,
-        num_samples=samples,
-        part_size=part_size,
-    )
+    recording = partial(Recording, kind=Kind.COMPUTE, **samples_of(work, hardware))
     tables = read_pool(pool).part(held_out)
-    origin = {"pool": pool.name, "held_out": held_out}
+    origin = {"pool": f"{pool.name}@{_digest(pool)}", "held_out": held_out}
     if profile is not None:
-        draw = partial(draw_compute_sample, tables, limits, seed)
+        draw = session.timed(partial(draw_compute_sample, tables, limits, work.seed))
         modelled = recording(**modelled_by(profile), options=texts(limits, **origin))
-        record(modelled, partial(roofline.compute_rows, profile, draw), overwrite)
+        session.record(modelled, partial(roofline.compute_rows, profile, draw))
         return
+    if max_memory_bytes is None and recording.keywords["share"].num_workers > 1:
+        raise OptionError(
+            "a fleet needs --max-memory-bytes: its default depends on the free memory of each "
+            "machine, and workers with other limits would draw other samples"
+        )
     # torch and fbgemm take seconds to load, and a roofline does not need them
     from shardwright_benchmark_worker.measure import compute as measure
 
-    bench = measure.ComputeBench(device, warmup=warmup, repetitions=repetitions)
+    bench = measure.ComputeBench(work.device, warmup=warmup, repetitions=repetitions)
     limits = bench.restrict(
         limits, chosen_optimizers=optimizer is not None, chosen_dtypes=weight_dtype is not None
     )
-    draw = partial(draw_compute_sample, tables, limits, seed)
-    options = texts(limits, **origin, warmup=warmup, repetitions=repetitions)
+    draw = session.timed(partial(draw_compute_sample, tables, limits, work.seed))
     measured = recording(
         source="measured",
         fingerprint=bench.fingerprint(),
         software=software_versions(measured=True),
-        options=options,
+        options=texts(limits, **origin, warmup=warmup, repetitions=repetitions),
     )
-    record(measured, partial(bench.rows, draw), overwrite)
+    session.record(measured, partial(bench.rows, draw))
+
+
+def _digest(pool: Path) -> str:
+    """Of its content: pools of one name are not one pool."""
+    return hashlib.sha256(pool.read_bytes()).hexdigest()[:8]

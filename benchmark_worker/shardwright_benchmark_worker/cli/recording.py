@@ -1,18 +1,35 @@
-"""What the measuring commands share: devices, provenance, and parts that are still missing."""
+"""What the measuring commands share: devices, provenance, and the session of one run."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from shardwright_benchmark_worker import logs
+from shardwright_benchmark_worker.cli.options import Watching, Work
 from shardwright_benchmark_worker.errors import OptionError
-from shardwright_benchmark_worker.progress import logger, progress
-from shardwright_benchmark_worker.recorder import Measure, Recording, record_part
 from shardwright_benchmark_worker.roofline import GpuProfile, get_profile
 from shardwright_benchmark_worker.roofline import source as roofline
 from shardwright_benchmark_worker.sampling import CommLimits, ComputeLimits
+from shardwright_benchmark_worker.session import Session
+from shardwright_benchmark_worker.share import Share
 from shardwright_benchmark_worker.software import software_versions
 
 _ROOFLINE = "roofline:"
+_MEASURED_PART_SIZE = 200
+_MODELLED_PART_SIZE = 2000
+
+
+def open_session(work: Work, watching: Watching) -> Session:
+    """Log lines as the user wants them, and the session of this run.
+
+    Raises:
+        OptionError: When an option is out of range.
+    """
+    logs.configure(watching.log_format)
+    if not 0 <= work.store_retry_s <= 86_400:
+        raise OptionError(f"--store-retry-s must be in 0 .. 86400, got {work.store_retry_s:g}")
+    return Session(overwrite=work.overwrite, store_retry_s=work.store_retry_s)
 
 
 def parse_device(device: str, hardware: str | None) -> tuple[GpuProfile | None, str]:
@@ -27,6 +44,25 @@ def parse_device(device: str, hardware: str | None) -> tuple[GpuProfile | None, 
             f"--device {device} needs --hardware NAME, the profile that the numbers belong to"
         )
     return None, hardware
+
+
+def samples_of(work: Work, hardware: str) -> dict[str, Any]:
+    """Which samples are this worker's, as arguments of a `Recording`."""
+    part_size = work.part_size
+    if part_size is None:
+        modelled = work.device.startswith(_ROOFLINE)
+        part_size = _MODELLED_PART_SIZE if modelled else _MEASURED_PART_SIZE
+    # under torchrun, the pods of an Indexed Job are hosts of one worker
+    environ = {} if "RANK" in os.environ else os.environ
+    return {
+        "out_url": work.out,
+        "hardware": hardware,
+        "seed": work.seed,
+        "start_index": work.start_index,
+        "num_samples": work.samples,
+        "part_size": part_size,
+        "share": Share.of(work.worker_index, work.num_workers, environ),
+    }
 
 
 def modelled_by(profile: GpuProfile) -> dict[str, Any]:
@@ -47,24 +83,3 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(item.value for item in value)
     return str(value)
-
-
-def missing(recording: Recording, overwrite: bool) -> list[range]:
-    """Indices of the parts to measure: those that are not there, or all."""
-    return recording.parts() if overwrite else recording.missing_parts()
-
-
-def record(recording: Recording, measure: Measure, overwrite: bool) -> None:
-    """Measures and writes the parts that are missing."""
-    record_parts(recording, missing(recording, overwrite), measure)
-
-
-def record_parts(recording: Recording, todo: list[range], measure: Measure) -> None:
-    """Measures and writes parts, with a progress bar on a terminal."""
-    skipped = len(recording.parts()) - len(todo)
-    if skipped:
-        logger.info("%d parts are already there; --overwrite measures them again", skipped)
-    with progress(recording.kind.value, sum(map(len, todo))) as advance:
-        for i, indices in enumerate(todo, start=1):
-            url = record_part(recording, indices, measure, advance)
-            logger.info("part %d of %d: %d samples in %s", i, len(todo), len(indices), url)

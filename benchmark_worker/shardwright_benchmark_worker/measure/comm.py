@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,14 @@ class CommBench:
         local_world_size: Processes on this host.
     """
 
-    def __init__(self, device: Device, warmup: int, repetitions: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        device: Device,
+        warmup: int,
+        repetitions: int,
+        timeout_s: float,
+        patience_s: float = 0.0,
+    ) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -41,6 +49,9 @@ class CommBench:
         self._warmup = warmup
         self._repetitions = repetitions
         self._timeout_s = timeout_s
+        # rank 0 may wait for the store, and the others for it, far longer than for a collective
+        self._patience_s = patience_s + timeout_s
+        self._patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._patience_s))
 
     def fingerprint(self) -> dict[str, str]:
         """What measures, as text."""
@@ -53,9 +64,14 @@ class CommBench:
     def agree(self, parts: list[range]) -> list[range]:
         """What rank 0 has in `parts`, on every rank."""
         payload = [[(part.start, part.stop) for part in parts]]
-        with collective(self._timeout_s):
-            dist.broadcast_object_list(payload, src=0, device=self._device.torch_device)
+        with collective(self._patience_s):
+            dist.broadcast_object_list(payload, src=0, group=self._patient)
         return [range(start, stop) for start, stop in payload[0]]
+
+    def meet(self) -> None:
+        """Waits for all ranks; longer than in a collective, for rank 0 writes parts."""
+        with collective(self._patience_s):
+            dist.barrier(group=self._patient)
 
     def rows(self, draw: Callable[[int], CommSample], indices: range) -> Iterator[dict[str, Any]]:
         """Measures the samples of some indices; every rank yields the same dataset rows."""
@@ -140,7 +156,9 @@ class CommBench:
 
 
 @contextmanager
-def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> Iterator[CommBench]:
+def join(
+    device_name: str, warmup: int, repetitions: int, timeout_s: float, *, patience_s: float = 0.0
+) -> Iterator[CommBench]:
     """Joins the torchrun job of this process, and leaves it at the end.
 
     Args:
@@ -148,12 +166,16 @@ def join(device_name: str, warmup: int, repetitions: int, timeout_s: float) -> I
         warmup: Untimed runs of each sample.
         repetitions: Timed runs of each sample.
         timeout_s: A collective that takes longer fails: a rank is lost.
+        patience_s: How long rank 0 may take to list and write parts.
 
     Raises:
-        LaunchError: When not started by torchrun, with a single process, or when a rank is lost.
+        LaunchError: When not started by torchrun, or with a single process.
+        LostRankError: When a rank is lost.
     """
     check_repetitions(warmup, repetitions)
     if int(os.environ.get("WORLD_SIZE", 2)) < 2:
         raise LaunchError("a collective needs at least two processes; raise --nproc-per-node")
     with join_job("comm ...", device_name, timeout_s) as device:
-        yield CommBench(device, warmup, repetitions, timeout_s)
+        with collective(timeout_s):
+            bench = CommBench(device, warmup, repetitions, timeout_s, patience_s)
+        yield bench

@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from shardwright_benchmark_worker.errors import LaunchError, OptionError
+from shardwright_benchmark_worker.errors import LaunchError, LostRankError, OptionError
 from shardwright_benchmark_worker.measure.device import Device, open_device
 
 _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
@@ -26,7 +26,8 @@ def join_job(command: str, device_name: str, timeout_s: float) -> Iterator[Devic
         timeout_s: A collective that takes longer fails: a rank is lost.
 
     Raises:
-        LaunchError: When not started by torchrun, or when a rank is lost.
+        LaunchError: When not started by torchrun.
+        LostRankError: When a rank is lost.
         OptionError: When the timeout is out of range.
         DeviceError: When this machine does not have the device.
     """
@@ -62,7 +63,7 @@ def collective(timeout_s: float) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise LaunchError(
+        raise LostRankError(
             f"rank {os.environ['RANK']}: a collective failed or took more than {timeout_s:g} s, so "
             f"another rank is lost; its own log says why ({error})"
         ) from error
