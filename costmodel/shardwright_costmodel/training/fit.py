@@ -87,7 +87,10 @@ def fit(
     steps_per_epoch = math.ceil(len(training) / batch_size)
     epochs = max(settings.epochs, math.ceil(settings.min_steps / steps_per_epoch))
     optimizer = torch.optim.AdamW(
-        objective.module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        objective.module.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,  # a tenth of the time: the models are small
     )
     started = time.monotonic()
     training_errors: list[float] = []
