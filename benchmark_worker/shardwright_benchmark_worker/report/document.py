@@ -45,11 +45,11 @@ def page(survey: Survey, created_at: datetime, software: str) -> Page:
         created_at: Moment of the report.
         software: Name and version of what wrote it, for the last line.
     """
-    badge, meaning, level = _provenance(survey)
+    word, meaning, level = badge(survey)
     hardware = ", ".join(survey.provenance.values("hardware")) or "no readable part"
-    note = f"{hardware} · {badge}"
+    note = f"{hardware} · {word}"
     sections = [
-        Section("At a glance", [Findings(tuple(_findings(survey))), _summary(survey)]),
+        Section("At a glance", [Findings(tuple(findings(survey))), _summary(survey)]),
         *_measurements(survey, note),
         Section("Noise", _noise(survey, note)),
         Section("Drift", _drift(survey, note)),
@@ -60,7 +60,7 @@ def page(survey: Survey, created_at: datetime, software: str) -> Page:
     return Page(
         title=f"Dataset of {hardware}",
         lead=survey.url,
-        badge=badge,
+        badge=word,
         badge_meaning=meaning,
         badge_level=level,
         sections=sections,
@@ -68,7 +68,8 @@ def page(survey: Survey, created_at: datetime, software: str) -> Page:
     )
 
 
-def _provenance(survey: Survey) -> tuple[str, str, Level]:
+def badge(survey: Survey) -> tuple[str, str, Level]:
+    """Where the numbers come from: a word, what it means, and how to take it."""
     sources = survey.provenance.values("source")
     if sources == ["measured"]:
         return "MEASURED", "on the hardware named below.", Level.GOOD
@@ -87,7 +88,7 @@ def _provenance(survey: Survey) -> tuple[str, str, Level]:
     )
 
 
-def _findings(survey: Survey) -> Iterator[tuple[Level, str]]:
+def findings(survey: Survey) -> Iterator[tuple[Level, str]]:
     """What deserves a look first, the worst first."""
     for part, fault in survey.broken.items():
         yield Level.WARNING, f"{part} cannot be read and is left out: {fault}"

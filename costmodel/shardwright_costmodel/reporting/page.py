@@ -7,6 +7,7 @@ a section a list of blocks; all text is escaped here.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -119,7 +120,9 @@ def _cell(value: Cell) -> str:
 
 def number(value: int | float) -> str:
     """A number as people read it: thousands apart, three digits that count or more."""
-    if isinstance(value, int) or value == int(value):
+    if not math.isfinite(value):
+        return "none"
+    if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e6:
         if abs(value) < 1:
