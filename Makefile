@@ -83,7 +83,7 @@ bundle: install  ## make the shipped MODELLED bundle of the H100 anew (some ten 
 	$(BIN)/shardwright-worker compute --device roofline:$(H100) --samples 3000 --seed 0 --held-out --out $(UNSEEN_DATA)
 	$(BIN)/shardwright-worker comm --device roofline:$(H100) --samples 2000 --seed 0 --held-out --out $(UNSEEN_DATA)
 	OMP_NUM_THREADS=1 $(BIN)/shardwright-train --data $(BUNDLE_DATA) --unseen $(UNSEEN_DATA) \
-	    --out build/bundles --name roofline --seed 0 --epochs 60
+	    --out build/bundles --no-promote --name roofline --seed 0 --epochs 60
 	rm -rf $(SHIPPED)/$(H100)
 	cp -r build/bundles/$(H100) $(SHIPPED)/
 

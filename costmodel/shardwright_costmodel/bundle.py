@@ -12,18 +12,25 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from shardwright.domain import CostModelSource
 from shardwright_costmodel.errors import BundleError
 from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, COMM_COLUMNS, SHARD_COLUMNS
+from shardwright_costmodel.storage import (
+    filesystem_of,
+    is_local,
+    make_directories,
+    require_bucket,
+    translated,
+    write_to_disk,
+)
 
 FORMAT_VERSION = "2"
 """Format 1 had neither floors nor all-reduces."""
@@ -101,6 +108,9 @@ class Manifest(BaseModel):
         training_range: `shard.<column>`, `comm.<column>` and `all_reduce.<column>` to the least
             and largest value seen.
         training: Seed, epochs and whatever else is needed to train the same again, as text.
+        num_left_out: Rows of the dataset that training had no use for, by reason.
+        fingerprint: What measured, from the dataset's parts: the distinct values of each fact.
+        sampling: How the rows were drawn, likewise.
         software: Package to version.
         files: File name to sha256 in hex.
     """
@@ -124,6 +134,9 @@ class Manifest(BaseModel):
     mean_floor_ratio: dict[str, float] = Field(default_factory=dict)
     training_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
     training: dict[str, str] = Field(default_factory=dict)
+    num_left_out: dict[str, int] = Field(default_factory=dict)
+    fingerprint: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    sampling: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[PathName, str]
 
@@ -160,7 +173,7 @@ def read_manifest(url: str) -> Manifest:
     """
     place = f"{url}/{MANIFEST_NAME}"
     with translated(place):
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = filesystem_of(url)
         content = filesystem.cat_file(f"{root}/{MANIFEST_NAME}")
     try:
         payload = json.loads(content)
@@ -216,7 +229,7 @@ def read_bundle(url: str) -> Bundle:
     for name, expected in manifest.files.items():
         place = f"{url}/{name}"
         with translated(place):
-            filesystem, root = fsspec.core.url_to_fs(url)
+            filesystem, root = filesystem_of(url)
             contents[name] = filesystem.cat_file(f"{root}/{name}")
         found = sha256(contents[name])
         if found != expected:
@@ -236,26 +249,43 @@ def write_bundle(url: str, bundle: Bundle) -> None:
         BundleError: When `url` already holds a bundle, or writing fails; then nothing is left.
     """
     with translated(url):
-        filesystem, root = fsspec.core.url_to_fs(url)
+        filesystem, root = filesystem_of(url)
         filesystem.invalidate_cache()
+        require_bucket(filesystem, root)
         if filesystem.exists(f"{root}/{MANIFEST_NAME}"):
             raise BundleError(
                 f"{url}: already holds a bundle and is never overwritten; choose another version"
             )
-        local = isinstance(filesystem, LocalFileSystem)
-        parent, _, name = root.rpartition("/")
-        folder = f"{parent}/.{name}.{uuid.uuid4().hex}.tmp" if local else root
-        try:
-            filesystem.makedirs(folder, exist_ok=not local)
-            for file_name, content in _files_of(bundle):
-                filesystem.pipe_file(f"{folder}/{file_name}", content)
-            if local:
-                # a plain rename, not fsspec's mv: it fails where a bundle has appeared meanwhile
-                _rename_directory(folder, root, url)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                filesystem.rm(folder, recursive=True)
-            raise
+        if is_local(filesystem):
+            _write_directory(root, bundle, url)
+        else:
+            _write_objects(filesystem, root, bundle)
+
+
+def _write_directory(root: str, bundle: Bundle, url: str) -> None:
+    parent, _, name = root.rpartition("/")
+    folder = f"{parent}/.{name}.{uuid.uuid4().hex}.tmp"
+    try:
+        os.makedirs(folder)
+        for file_name, content in _files_of(bundle):
+            write_to_disk(f"{folder}/{file_name}", content)
+        # a plain rename, not fsspec's mv: it fails where a bundle has appeared meanwhile
+        _rename_directory(folder, root, url)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write_objects(filesystem: Any, root: str, bundle: Bundle) -> None:
+    try:
+        make_directories(filesystem, root)
+        for file_name, content in _files_of(bundle):
+            filesystem.pipe_file(f"{root}/{file_name}", content)
+    except BaseException:
+        # a store that is down cannot be tidied up; without a manifest the rest is no bundle
+        with contextlib.suppress(Exception):
+            filesystem.rm(root, recursive=True)
+        raise
 
 
 def _files_of(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
@@ -269,19 +299,3 @@ def _rename_directory(source: str, target: str, url: str) -> None:
         os.rename(source, target)
     except OSError as error:
         raise BundleError(f"{url}: cannot be put in place: {error}") from error
-
-
-@contextlib.contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Translates the errors of file systems and their drivers."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BundleError(f"{place}: does not exist") from error
-    except ImportError as error:
-        raise BundleError(
-            f"{place}: the driver of this kind of URL is not installed ({error}); "
-            "for s3:// install 'shardwright-costmodel[s3]'"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{place}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.training.data import load
 from shardwright_costmodel.training.fit import FitSettings
 from shardwright_costmodel.training.trainer import train
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 HARDWARE = "test-machine"
 METADATA = PartMetadata(HARDWARE, "modelled", software={"test-machine": "1"})

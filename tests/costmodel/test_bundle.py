@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from shardwright.domain import CostModelSource
@@ -15,7 +14,6 @@ from shardwright_costmodel.bundle import (
     GRAPH_NAMES,
     Bundle,
     read_bundle,
-    read_manifest,
     sha256,
     write_bundle,
 )
@@ -119,41 +117,6 @@ def test_an_existing_bundle_is_never_overwritten(bundle: Bundle, folder: Path) -
         write_bundle(str(folder), bundle)
     assert (folder / "manifest.json").stat().st_mtime_ns == before
     assert os.listdir(folder.parent) == ["bundle"]
-
-
-@pytest.mark.parametrize("url", ["{tmp}/hw/1", "memory://failing/hw/1"])
-@pytest.mark.parametrize("failing", [*GRAPH_NAMES, "manifest.json"])
-def test_a_write_that_fails_leaves_nothing(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, failing: str
-) -> None:
-    url = url.format(tmp=tmp_path)
-    filesystem, root = fsspec.core.url_to_fs(url)
-    write = type(filesystem).pipe_file
-
-    def full_disk(self: Any, path: str, value: bytes, **kwargs: Any) -> None:
-        if path.endswith(failing):
-            write(self, path, value[: len(value) // 2], **kwargs)
-            raise OSError(28, "No space left on device")
-        write(self, path, value, **kwargs)
-
-    monkeypatch.setattr(type(filesystem), "pipe_file", full_disk)
-    with pytest.raises(BundleError, match="No space left on device"):
-        write_bundle(url, bundle)
-    parent = root.rpartition("/")[0]
-    assert not filesystem.exists(parent) or filesystem.ls(parent) == []
-
-
-def test_a_kill_while_writing_leaves_nothing_that_reads_as_a_bundle(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "rename", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_bundle(str(tmp_path / "bundle"), bundle)
-    with pytest.raises(BundleError, match="does not exist"):
-        read_manifest(str(tmp_path / "bundle"))
 
 
 def test_a_url_of_an_unknown_kind_is_an_error(bundle: Bundle) -> None:

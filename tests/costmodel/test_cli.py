@@ -51,6 +51,37 @@ def test_json_holds_the_manifest_and_nothing_else_is_printed(
     assert_one_line(again, f"{out} already holds test-machine v7; choose another --version")
 
 
+def test_a_training_promotes_what_is_not_worse_and_says_what_is(
+    dataset_url: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "models"
+    arguments = ("--data", dataset_url, "--out", str(out), *QUICK)
+    first = run(*arguments, "--version", "a", "--no-promote", "--json")
+    assert first.returncode == 0
+    assert json.loads(first.stdout)["default_version"] == "a", "there is no other"
+    assert Registry(str(out)).promotions("test-machine") is None
+    # a bundle that nothing can be better than
+    manifest = out / "test-machine" / "a" / "manifest.json"
+    payload = json.loads(manifest.read_text())
+    for accuracy in payload["accuracy"]:
+        accuracy["mape_percent"] = 0.001
+    manifest.write_text(json.dumps(payload))
+
+    refused = run(*arguments, "--version", "b")
+    assert refused.returncode == 3
+    assert "published b at" in refused.stdout
+    assert "not promoted: a goes on serving test-machine" in refused.stdout
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: test-machine b is not promoted over a: compute MAPE ")
+    assert "against 0.00 %, more than the 0.20 % allowed" in line
+    assert Registry(str(out)).default_version("test-machine") == "a"
+
+    forced = run(*arguments, "--version", "d", "--force")
+    assert forced.returncode == 0
+    assert "d serves test-machine now" in forced.stdout
+    assert Registry(str(out)).default_version("test-machine") == "d"
+
+
 def assert_one_line(done: subprocess.CompletedProcess[str], message: str) -> None:
     assert done.returncode == 2
     assert message in done.stderr

@@ -14,7 +14,9 @@ from rich.table import Table
 
 from shardwright_costmodel.bundle import NAME_PATTERN, Manifest
 from shardwright_costmodel.errors import CostModelError
-from shardwright_costmodel.registry import Registry, RegistryEntry
+from shardwright_costmodel.publishing import EXIT_NOT_PROMOTED, Publication, publish
+from shardwright_costmodel.registry import Registry
+from shardwright_costmodel.registry_view import print_publication
 from shardwright_costmodel.training.data import load, load_like
 from shardwright_costmodel.training.fit import FitSettings
 from shardwright_costmodel.training.trainer import Report, train
@@ -52,6 +54,16 @@ def shardwright_train(
     threads: Annotated[
         int, typer.Option(min=1, help="Of torch; weights are the same for the same number.")
     ] = 1,
+    promote: Annotated[
+        bool,
+        typer.Option(
+            help="Make it the version that serves, if it is not worse than the one that does; "
+            "exit status 3 if it is."
+        ),
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it also when it is worse.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Trains the cost models of one hardware profile from measurements and publishes a bundle."""
@@ -80,15 +92,18 @@ def shardwright_train(
                 unseen=judged_on,
                 report=_reporter(progress),
             )
-        entry = Registry(out).publish(run.bundle)
+        published = publish(Registry(out), run.bundle, promote_it=promote, force=force)
     except CostModelError as error:
         log.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(_EXIT_USER_ERROR) from error
     if as_json:
-        payload = {"url": entry.url, "manifest": run.bundle.manifest.model_dump(mode="json")}
+        payload = published.as_json() | {"manifest": run.bundle.manifest.model_dump(mode="json")}
         print(json.dumps(payload, indent=1))
     else:
-        _print_summary(Console(highlight=False), run.bundle.manifest, entry)
+        _print_summary(Console(highlight=False), run.bundle.manifest, published)
+    if published.refusal:
+        log.print(f"error: {published.refusal}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(EXIT_NOT_PROMOTED)
 
 
 def _require_name(option: str, value: str | None) -> None:
@@ -129,7 +144,7 @@ def _reporter(progress: Progress) -> Report:
     return report
 
 
-def _print_summary(console: Console, manifest: Manifest, entry: RegistryEntry) -> None:
+def _print_summary(console: Console, manifest: Manifest, published: Publication) -> None:
     table = Table(title=f"Held-out accuracy, {manifest.hardware} ({manifest.source.value.upper()})")
     table.add_column("quantity")
     for column in ("MAPE %", "Kendall tau", "measurements"):
@@ -152,7 +167,7 @@ def _print_summary(console: Console, manifest: Manifest, entry: RegistryEntry) -
         "all-reduces; a tenth of each, held out by combination, made this table, and --unseen its "
         "rows of that name"
     )
-    console.print(f"published {manifest.version} at {entry.url}", soft_wrap=True, markup=False)
+    print_publication(console, published)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from shardwright_costmodel.training.measurements import (
     compute_measurements,
     unusable_operators,
 )
+from shardwright_costmodel.training.provenance import DistinctValues
 
 MIN_COMPUTE_ROWS = 40
 MIN_COMM_ROWS = 20
@@ -46,6 +47,8 @@ class TrainingData:
             trained on them.
         left_out: Operators that are of no use to training, by reason: `infeasible`, or their
             placement where it is not the device's own memory.
+        fingerprint: What measured: the distinct values of each fact over all parts.
+        sampling: How the rows were drawn, likewise.
     """
 
     hardware: str
@@ -56,6 +59,8 @@ class TrainingData:
     software: dict[str, str]
     reduce_scatter: Measurements | None = None
     left_out: dict[str, int] = field(default_factory=dict)
+    fingerprint: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sampling: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def load(root_url: str) -> TrainingData:
@@ -93,6 +98,8 @@ def load(root_url: str) -> TrainingData:
         software=dict(first.software),
         reduce_scatter=reduce_scatter,
         left_out=dict(left_out),
+        fingerprint=provenance.fingerprint.summary(),
+        sampling=provenance.sampling.summary(),
     )
 
 
@@ -130,6 +137,8 @@ class _Provenance:
     def __init__(self) -> None:
         self.first: PartMetadata | None = None
         self._url = ""
+        self.fingerprint = DistinctValues()
+        self.sampling = DistinctValues()
 
     def check(self, part: Part) -> None:
         sources = [source.value for source in CostModelSource]
@@ -146,6 +155,8 @@ class _Provenance:
                     f"{part.url}: {name} is {mine!r}, but {self._url} has {theirs!r}; "
                     "train each from a dataset of its own"
                 )
+        self.fingerprint.add(part.metadata.fingerprint)
+        self.sampling.add(part.metadata.sampling)
 
 
 def _concatenate(

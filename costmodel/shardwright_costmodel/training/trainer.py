@@ -151,6 +151,9 @@ def train(
         num_all_reduce_measurements=len(data.all_reduce),
         training_range=_training_range(data),
         training=_describe(data, settings, threads, fitted.results),
+        num_left_out=data.left_out,
+        fingerprint=data.fingerprint,
+        sampling=data.sampling,
         software=_software(data),
         files={graph: sha256(content) for graph, content in graphs.items()},
     )
