@@ -122,8 +122,8 @@ class Recording:
         parts = (parse_part_name(PurePosixPath(url).stem) for url in urls)
         return [part[1] for part in parts if part is not None and part[0] == self.sequence]
 
-    def metadata(self, indices: range) -> PartMetadata:
-        """Provenance of the part of some indices."""
+    def metadata(self, indices: range, measuring: Mapping[str, str]) -> PartMetadata:
+        """Provenance of the part of some indices, and how measuring it went."""
         return PartMetadata(
             hardware=self.hardware,
             source=self.source,
@@ -135,6 +135,7 @@ class Recording:
                 "first_index": str(indices.start),
                 "last_index": str(indices.stop - 1),
             },
+            measuring=dict(measuring),
         )
 
 
@@ -177,7 +178,13 @@ def measure_part(
     return rows
 
 
-def write_rows(recording: Recording, indices: range, rows: list[Row]) -> str:
-    """Writes the rows of one part; returns its URL."""
+def write_rows(
+    recording: Recording,
+    indices: range,
+    rows: list[Row],
+    measuring: Mapping[str, str] | None = None,
+) -> str:
+    """Writes the rows of one part, and how measuring them went; returns its URL."""
     name = recording.part_name(indices)
-    return write_part(recording.out_url, recording.kind, name, rows, recording.metadata(indices))
+    metadata = recording.metadata(indices, measuring or {})
+    return write_part(recording.out_url, recording.kind, name, rows, metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -82,9 +82,14 @@ class Session:
             )
         return todo
 
-    def record(self, recording: Recording, measure: Measure) -> None:
-        """Measures and writes what is missing."""
-        self.record_parts(recording, self.missing(recording), measure)
+    def record(
+        self,
+        recording: Recording,
+        measure: Measure,
+        summary: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """Measures and writes what is missing; `summary` as of `record_parts`."""
+        self.record_parts(recording, self.missing(recording), measure, summary=summary)
 
     def record_parts(
         self,
@@ -92,6 +97,7 @@ class Session:
         todo: Sequence[range],
         measure: Measure,
         on_written: Callable[[], None] = lambda: None,
+        summary: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """Measures and writes parts.
 
@@ -100,6 +106,7 @@ class Session:
             todo: Their indices.
             measure: Called once for each.
             on_written: Called after each; until then, other processes of a job have to wait.
+            summary: Called when a part is measured: how it went, for the part's metadata.
 
         Raises:
             StoreError: When the store stays away, or is full.
@@ -113,7 +120,7 @@ class Session:
 
             for i, indices in enumerate(todo, start=1):
                 rows = measure_part(indices, measure, on_row)
-                write = partial(write_rows, recording, indices, rows)
+                write = partial(write_rows, recording, indices, rows, summary())
                 url = persistently(write, self._store_retry_s)
                 on_written()
                 for watcher in self._watchers:

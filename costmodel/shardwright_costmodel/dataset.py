@@ -147,6 +147,7 @@ class PartMetadata:
         fingerprint: What measured: device name and count, host, driver, ... as text.
         software: Package name to version.
         sampling: How the rows were drawn: seed, first index, ... as text.
+        measuring: How measuring went: seconds by activity, share of drifted rows, ... as text.
     """
 
     hardware: str
@@ -154,6 +155,7 @@ class PartMetadata:
     fingerprint: dict[str, str] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
     sampling: dict[str, str] = field(default_factory=dict)
+    measuring: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

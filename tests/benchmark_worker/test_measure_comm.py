@@ -40,7 +40,7 @@ def test_two_processes_measure_parts_once(device: str, tmp_path: Path) -> None:
     arguments = (
         *("--device", device, "--out", str(tmp_path), "--samples", "12", "--part-size", "8"),
         *("--max-batch-size", "1024", "--max-device-dim", "256", "--max-skew-ms", "40"),
-        *("--repetitions", "5"),
+        *("--repetitions", "6", "--max-repetitions", "9"),
     )
     done = torchrun(*arguments)
     assert done.returncode == 0, done.stderr
@@ -52,13 +52,24 @@ def test_two_processes_measure_parts_once(device: str, tmp_path: Path) -> None:
     for row in rows:
         assert row["world_size"] == row["devices_per_host"] == 2
         assert min(*row["forward_ms"], *row["backward_ms"]) > 0
+        # all ranks stopped together: because every interval was narrow, or at the limit
+        assert (
+            row["repetitions"] == 9
+            or max(
+                row["repetitions"] - 6,
+                row["forward_ci_percent"] - 2,
+                row["backward_ci_percent"] - 2,
+            )
+            <= 0
+        )
+        assert row["drift_percent"] is not None
     # whoever starts first waits at least for the other's start
     skewed = [row for row in rows if max(row["start_skew_ms"]) > 5]
     assert skewed
     for row in skewed:
         wait_ms = max(row["start_skew_ms"])
         early = row["start_skew_ms"].index(0.0)
-        assert row["forward_ms"][early] > 0.8 * wait_ms
+        assert row["forward_ms"][early] > 0.3 * wait_ms
         assert row["forward_ms"][early] > row["forward_ms"][1 - early]
     reduced = [
         read_part(url, Kind.ALL_REDUCE) for url in list_parts(str(tmp_path), Kind.ALL_REDUCE)
@@ -66,7 +77,8 @@ def test_two_processes_measure_parts_once(device: str, tmp_path: Path) -> None:
     assert [part.table.num_rows for part in reduced] == [8, 4]
     times = sorted((row["num_bytes"], row) for part in reduced for row in part.table.to_pylist())
     for _, row in times:
-        assert row["world_size"] == row["devices_per_host"] == 2 and row["repetitions"] == 5
+        assert row["world_size"] == row["devices_per_host"] == 2
+        assert row["repetitions"] == 9 or (row["repetitions"] == 6 and row["ci_percent"] <= 2)
         assert 0 < row["time_ms_p10"] <= row["time_ms"] <= row["time_ms_p90"]
     (least, quickest), (most, slowest) = times[0], times[-1]
     assert most > 1000 * least and slowest["time_ms"] > quickest["time_ms"]

@@ -33,6 +33,7 @@ _MAX_DEVICE_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
 @grouped
 def comm(
     work: option.Work,
+    trust: option.Trust,
     watching: option.Watching,
     devices_per_host: Annotated[
         int | None,
@@ -91,16 +92,17 @@ def comm(
     # torch takes seconds to load, and a roofline does not need it
     from shardwright_benchmark_worker.measure import comm as measure
 
+    times = trust.repetitions(warmup, repetitions)
     with measure.join(
-        work.device, warmup, repetitions, timeout_s, patience_s=work.store_retry_s
+        work.device, times, timeout_s, trust.max_drift_percent, patience_s=work.store_retry_s
     ) as bench:
-        limits = limits.on(bench.world_size, devices_per_host or bench.local_world_size)
+        limits = limits.on(bench.job.world_size, devices_per_host or bench.job.local_world_size)
         measured = partial(
             recording,
             source="measured",
             fingerprint=bench.fingerprint(),
             software=software_versions(measured=True),
-            options=texts(limits, warmup=warmup, repetitions=repetitions),
+            options=texts(limits, **vars(times)),
         )
         draw = session.timed(partial(draw_comm_sample, limits, work.seed))
         reduce = session.timed(partial(draw_all_reduce_sample, limits, work.seed))
@@ -109,10 +111,11 @@ def comm(
             (Kind.ALL_REDUCE, partial(bench.all_reduce_rows, reduce)),
         ):
             recorded = measured(kind=kind)
-            todo = bench.agree(session.missing(recorded) if bench.rank == 0 else [])
-            if bench.rank == 0:
-                session.record_parts(recorded, todo, rows, on_written=bench.meet)
+            job = bench.job
+            todo = job.agree(session.missing(recorded) if job.rank == 0 else [])
+            if job.rank == 0:
+                session.record_parts(recorded, todo, rows, job.meet, bench.summary)
             else:
                 for indices in todo:
                     deque(rows(indices), maxlen=0)
-                    bench.meet()
+                    job.meet()

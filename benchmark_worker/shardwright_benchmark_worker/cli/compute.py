@@ -20,6 +20,7 @@ from shardwright_benchmark_worker.cli.recording import (
     texts,
 )
 from shardwright_benchmark_worker.errors import OptionError
+from shardwright_benchmark_worker.measure.placement import Placement
 from shardwright_benchmark_worker.pool import POOL_PATH, read_pool
 from shardwright_benchmark_worker.recorder import Recording
 from shardwright_benchmark_worker.roofline import source as roofline
@@ -31,6 +32,7 @@ from shardwright_costmodel.dataset import Kind
 @grouped
 def compute(
     work: option.Work,
+    trust: option.Trust,
     watching: option.Watching,
     max_shards: Annotated[int, typer.Option(help="Most tables in one operator.")] = 40,
     min_batch_size: option.MinBatch = 512,
@@ -61,6 +63,10 @@ def compute(
     pool: Annotated[
         Path, typer.Option(help="Table pool to draw from.", show_default=False)
     ] = POOL_PATH,
+    placement: Annotated[
+        Placement,
+        typer.Option(help="Where weights live; managed: host memory that a GPU reads (UVM)."),
+    ] = Placement.DEVICE,
     warmup: option.Warmup = 3,
     repetitions: option.Repetitions = 11,
     held_out: option.HeldOut = False,
@@ -94,7 +100,8 @@ def compute(
     # torch and fbgemm take seconds to load, and a roofline does not need them
     from shardwright_benchmark_worker.measure import compute as measure
 
-    bench = measure.ComputeBench(work.device, warmup=warmup, repetitions=repetitions)
+    times = trust.repetitions(warmup, repetitions)
+    bench = measure.ComputeBench(work.device, times, placement, trust.max_drift_percent)
     limits = bench.restrict(
         limits, chosen_optimizers=optimizer is not None, chosen_dtypes=weight_dtype is not None
     )
@@ -103,9 +110,9 @@ def compute(
         source="measured",
         fingerprint=bench.fingerprint(),
         software=software_versions(measured=True),
-        options=texts(limits, **origin, warmup=warmup, repetitions=repetitions),
+        options=texts(limits, **origin, **vars(times), placement=placement.value),
     )
-    session.record(measured, partial(bench.rows, draw))
+    session.record(measured, partial(bench.rows, draw), bench.summary)
 
 
 def _digest(pool: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from shardwright_benchmark_worker.logs import LogFormat
+from shardwright_benchmark_worker.measure import noise
 
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, or roofline:PROFILE (an analytic model, not a measurement).")
@@ -70,7 +71,31 @@ MetricsPort = Annotated[
 ]
 MinBatch = Annotated[int, typer.Option(help="Smallest global batch drawn.")]
 MaxBatch = Annotated[int, typer.Option(help="Largest global batch drawn.")]
-Repetitions = Annotated[int, typer.Option(help="Timed runs of each sample (cpu, cuda).")]
+Repetitions = Annotated[
+    int, typer.Option(help="Timed runs that each sample gets at least (cpu, cuda).")
+]
+MaxRepetitions = Annotated[
+    int, typer.Option(help="Timed runs of each sample at most, when its times are noisy.")
+]
+TargetCi = Annotated[
+    float,
+    typer.Option(
+        "--target-ci-percent",
+        help="Runs end when the 95 % confidence interval of the median is this narrow, "
+        "half its width in percent of the median.",
+    ),
+]
+MaxSampleSeconds = Annotated[
+    float, typer.Option(help="After so long a sample gets no more than --repetitions.")
+]
+MaxDrift = Annotated[
+    float,
+    typer.Option(
+        "--max-drift-percent",
+        help="A row is measured again, then flagged, when a reference kernel is slower or faster "
+        "than at the start by more than this: the device is throttled or shared.",
+    ),
+]
 HeldOut = Annotated[
     bool,
     typer.Option(
@@ -99,6 +124,28 @@ class Work:
     worker_index: WorkerIndex = None
     num_workers: NumWorkers = None
     store_retry_s: StoreRetry = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """When a measurement is good enough (cpu, cuda)."""
+
+    panel: ClassVar[str] = "Trust"
+
+    max_repetitions: MaxRepetitions = 100
+    target_ci_percent: TargetCi = 2.0
+    max_sample_seconds: MaxSampleSeconds = 5.0
+    max_drift_percent: MaxDrift = 10.0
+
+    def repetitions(self, warmup: int, minimum: int) -> noise.Repetitions:
+        """How often each sample is timed.
+
+        Raises:
+            OptionError: When one of the counts is out of range.
+        """
+        return noise.Repetitions(
+            warmup, minimum, self.max_repetitions, self.target_ci_percent, self.max_sample_seconds
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,83 +8,81 @@ All-reduces are those of the dense gradients of data-parallel tables.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
 from shardwright_benchmark_worker.errors import LaunchError
-from shardwright_benchmark_worker.measure.compute import check_repetitions
-from shardwright_benchmark_worker.measure.device import Device, median_ms, spin_ms
-from shardwright_benchmark_worker.measure.job import collective, join_job
+from shardwright_benchmark_worker.measure.device import spin_ms
+from shardwright_benchmark_worker.measure.drift import DriftMonitor, reference_burst
+from shardwright_benchmark_worker.measure.fingerprint import host_link
+from shardwright_benchmark_worker.measure.job import Job, collective, join_job
+from shardwright_benchmark_worker.measure.noise import Repetitions, repeat
+from shardwright_benchmark_worker.measure.tally import Tally
 from shardwright_benchmark_worker.rows import Quantiles, all_reduce_row, comm_row
 from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class CommBench:
-    """One rank of a job that measures collectives; every rank calls the same methods in order.
+    """Measures collectives on one rank of a job; every rank calls the same methods in order.
 
-    Attributes:
-        rank: Of this process.
-        world_size: Processes of the job.
-        local_world_size: Processes on this host.
+    Args:
+        job: The processes.
+        repetitions: How often each sample is timed.
+        max_drift_percent: Of the reference kernel; a row beyond it is measured again, then flagged.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        warmup: int,
-        repetitions: int,
-        timeout_s: float,
-        patience_s: float = 0.0,
-    ) -> None:
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
-        self.local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
-        self._device = device
-        self._warmup = warmup
+    def __init__(self, job: Job, repetitions: Repetitions, max_drift_percent: float) -> None:
+        self.job = job
+        self._device = job.device
         self._repetitions = repetitions
-        self._timeout_s = timeout_s
-        # rank 0 may wait for the store, and the others for it, far longer than for a collective
-        self._patience_s = patience_s + timeout_s
-        self._patient = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._patience_s))
+        self._tally = Tally()
+        burst_ms = reference_burst(self._device)
+        # together, as later: ranks of one host share its memory and clocks
+        job.barrier()
+        self._drift = DriftMonitor(burst_ms, max_drift_percent, warns=job.rank == 0)
 
     def fingerprint(self) -> dict[str, str]:
         """What measures, as text."""
         return {
             **self._device.fingerprint(),
+            **host_link(self._device.backend),
             "backend": self._device.backend,
-            "world_size": str(self.world_size),
+            "world_size": str(self.job.world_size),
+            "reference_ms": f"{self._drift.start_ms:.6f}",
         }
 
-    def agree(self, parts: list[range]) -> list[range]:
-        """What rank 0 has in `parts`, on every rank."""
-        payload = [[(part.start, part.stop) for part in parts]]
-        with collective(self._patience_s):
-            dist.broadcast_object_list(payload, src=0, group=self._patient)
-        return [range(start, stop) for start, stop in payload[0]]
-
-    def meet(self) -> None:
-        """Waits for all ranks; longer than in a collective, for rank 0 writes parts."""
-        with collective(self._patience_s):
-            dist.barrier(group=self._patient)
+    def summary(self) -> Mapping[str, str]:
+        """How the part measured last went, see `Tally.summary`."""
+        return self._tally.summary()
 
     def rows(self, draw: Callable[[int], CommSample], indices: range) -> Iterator[dict[str, Any]]:
         """Measures the samples of some indices; every rank yields the same dataset rows."""
+        self._tally.reset()
         for index in indices:
             sample = draw(index)
-            times = torch.tensor(
-                self._measure(sample), dtype=torch.float64, device=self._device.torch_device
+            with self._tally.spend("prepare"):
+                once = self._exchanges(sample)
+            times_ms, drift = self._measure(index, once)
+            mine = [Quantiles.of(times_ms[:, i]) for i in (0, 1)]
+            with self._tally.spend("prepare"):
+                shared = self.job.gather([(q.median, _known(q.ci_percent)) for q in mine])
+            yield comm_row(
+                sample,
+                forward_ms=shared[:, 0, 0],
+                backward_ms=shared[:, 1, 0],
+                ci_percent=(_worst(shared[:, 0, 1]), _worst(shared[:, 1, 1])),
+                repetitions=len(times_ms),
+                drift_percent=drift,
             )
-            everyone = [torch.empty_like(times) for _ in range(self.world_size)]
-            with collective(self._timeout_s):
-                dist.all_gather(everyone, times)
-            by_rank = torch.stack(everyone).cpu().numpy()
-            yield comm_row(sample, by_rank[:, 0], by_rank[:, 1], self._repetitions)
 
     def all_reduce_rows(
         self, draw: Callable[[int], AllReduceSample], indices: range
@@ -93,89 +91,113 @@ class CommBench:
 
         The time of the rank with the largest median is that of the collective.
         """
+        self._tally.reset()
         for index in indices:
             sample = draw(index)
-            quantiles = Quantiles.of(self._all_reduce_ms(sample))
-            mine = torch.tensor(
-                [quantiles.median, quantiles.p10, quantiles.p90],
-                dtype=torch.float64,
-                device=self._device.torch_device,
-            )
-            everyone = [torch.empty_like(mine) for _ in range(self.world_size)]
-            with collective(self._timeout_s):
-                dist.all_gather(everyone, mine)
-            slowest = max(values.tolist() for values in everyone)
-            yield all_reduce_row(sample, Quantiles(*slowest), self._repetitions)
+            with self._tally.spend("prepare"):
+                gradients = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
+            exchange = partial(dist.all_reduce, gradients)
+            times_ms, drift = self._measure(index, partial(self._one_time_ms, exchange))
+            mine = Quantiles.of(times_ms[:, 0])
+            with self._tally.spend("prepare"):
+                shared = self.job.gather((mine.median, mine.p10, mine.p90, _known(mine.ci_percent)))
+            slowest = shared[np.argmax(shared[:, 0])]
+            median, p10, p90 = slowest[:3].tolist()
+            quantiles = Quantiles(median, p10, p90, _worst(shared[:, 3]))
+            yield all_reduce_row(sample, quantiles, len(times_ms), drift)
 
-    def _all_reduce_ms(self, sample: AllReduceSample) -> list[float]:
-        """Times of this rank."""
-        gradients = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
-        times_ms = []
-        for _ in range(self._warmup + self._repetitions):
-            with collective(self._timeout_s):
-                dist.barrier()
-                _, time_ms = self._device.timed_ms(partial(dist.all_reduce, gradients))
-            times_ms.append(time_ms)
-        return times_ms[self._warmup :]
+    def _measure(
+        self, index: int, once: Callable[[], tuple[float, ...]]
+    ) -> tuple[FloatArray, float]:
+        """Times of this rank, `[n, k]` ms, and the drift of the rank that drifted most, percent."""
+        self._tally.count("rows")
+        best: tuple[FloatArray, float] | None = None
+        drift = self._drift_percent()
+        for _ in range(self._drift.attempts()):
+            times_ms = repeat(once, self._repetitions, self._agree)
+            before, drift = drift, self._drift_percent()
+            worst = max(before, drift, key=abs)
+            if best is None or abs(worst) < abs(best[1]):
+                best = times_ms, worst
+            if not self._drift.exceeds(best[1]):
+                break
+        assert best is not None
+        if self._drift.conclude(index, best[1]):
+            self._tally.count("drifted")
+        return best
 
-    def _measure(self, sample: CommSample) -> tuple[float, float]:
-        """Median forward and backward time of this rank, ms."""
-        local_batch = sample.global_batch_size // self.world_size
+    def _agree(self, ci_percent: float, elapsed_s: float) -> tuple[float, float]:
+        """The widest interval and the longest time of any rank: all ranks stop together."""
+        with self._tally.spend("prepare"):
+            widest, longest = self.job.gather((ci_percent, elapsed_s)).max(axis=0).tolist()
+        return widest, longest
+
+    def _drift_percent(self) -> float:
+        with self._tally.spend("reference"):
+            drifts: list[float] = self.job.gather(self._drift.percent()).tolist()
+        return max(drifts, key=abs)
+
+    def _exchanges(self, sample: CommSample) -> Callable[[], tuple[float, float]]:
+        """What runs the forward and backward all-to-all once and returns their times, ms."""
+        rank, world_size = self.job.rank, self.job.world_size
+        local_batch = sample.global_batch_size // world_size
         dims = [int(dim) for dim in sample.dims]
         # what this rank exchanges with each other one: columns it holds, columns they hold
-        own = [local_batch * dims[self.rank]] * self.world_size
+        own = [local_batch * dims[rank]] * world_size
         others = [local_batch * dim for dim in dims]
-        device = self._device.torch_device
-        embeddings = torch.randn(sum(own), device=device)
-        pooled = torch.randn(sum(others), device=device)
-        skew_ms = float(sample.start_skew_ms[self.rank])
-        forward_ms, backward_ms = [], []
-        for repetition in range(self._warmup + self._repetitions):
-            forward = self._exchange_ms(pooled, embeddings, others, own, skew_ms)
-            backward = self._exchange_ms(embeddings, pooled, own, others, 0.0)
-            if repetition >= self._warmup:
-                forward_ms.append(forward)
-                backward_ms.append(backward)
-        return median_ms(forward_ms), median_ms(backward_ms)
+        embeddings = torch.randn(sum(own), device=self._device.torch_device)
+        pooled = torch.randn(sum(others), device=self._device.torch_device)
+        forward = partial(dist.all_to_all_single, pooled, embeddings, others, own)
+        backward = partial(dist.all_to_all_single, embeddings, pooled, own, others)
+        skew_ms = float(sample.start_skew_ms[rank])
+        return lambda: (self._timed_ms(forward, skew_ms), self._timed_ms(backward))
 
-    def _exchange_ms(
-        self,
-        received: torch.Tensor,
-        sent: torch.Tensor,
-        received_splits: list[int],
-        sent_splits: list[int],
-        skew_ms: float,
-    ) -> float:
+    def _one_time_ms(self, exchange: Callable[[], object]) -> tuple[float]:
+        return (self._timed_ms(exchange),)
+
+    def _timed_ms(self, exchange: Callable[[], object], skew_ms: float = 0.0) -> float:
         """All ranks meet, each waits its skew; then from this rank's start to its end."""
-        exchange = partial(dist.all_to_all_single, received, sent, received_splits, sent_splits)
-        with collective(self._timeout_s):
-            dist.barrier()
+        with self._tally.spend("kernel"):
+            self.job.barrier()
             spin_ms(skew_ms)
-            _, time_ms = self._device.timed_ms(exchange)
+            with collective(self.job.timeout_s):
+                _, time_ms = self._device.timed_ms(exchange)
         return time_ms
 
 
 @contextmanager
 def join(
-    device_name: str, warmup: int, repetitions: int, timeout_s: float, *, patience_s: float = 0.0
+    device_name: str,
+    repetitions: Repetitions,
+    timeout_s: float,
+    max_drift_percent: float = 10.0,
+    *,
+    patience_s: float = 0.0,
 ) -> Iterator[CommBench]:
     """Joins the torchrun job of this process, and leaves it at the end.
 
     Args:
         device_name: `cpu` (gloo) or `cuda` (NCCL).
-        warmup: Untimed runs of each sample.
-        repetitions: Timed runs of each sample.
+        repetitions: How often each sample is timed.
         timeout_s: A collective that takes longer fails: a rank is lost.
+        max_drift_percent: See `CommBench`.
         patience_s: How long rank 0 may take to list and write parts.
 
     Raises:
         LaunchError: When not started by torchrun, or with a single process.
         LostRankError: When a rank is lost.
     """
-    check_repetitions(warmup, repetitions)
     if int(os.environ.get("WORLD_SIZE", 2)) < 2:
         raise LaunchError("a collective needs at least two processes; raise --nproc-per-node")
     with join_job("comm ...", device_name, timeout_s) as device:
-        with collective(timeout_s):
-            bench = CommBench(device, warmup, repetitions, timeout_s, patience_s)
-        yield bench
+        yield CommBench(Job(device, timeout_s, patience_s), repetitions, max_drift_percent)
+
+
+def _known(ci_percent: float | None) -> float:
+    return np.inf if ci_percent is None else ci_percent
+
+
+def _worst(ci_percents: FloatArray) -> float | None:
+    """The widest interval of any rank; None where one is not known."""
+    worst = float(ci_percents.max())
+    return worst if np.isfinite(worst) else None

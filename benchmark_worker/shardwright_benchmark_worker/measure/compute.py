@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-    SplitTableBatchedEmbeddingBagsCodegen,
-)
 
-from shardwright.domain import Optimizer, WeightDtype
-from shardwright_benchmark_worker.errors import DeviceError, OptionError
+from shardwright_benchmark_worker.errors import DeviceError
+from shardwright_benchmark_worker.measure import host
 from shardwright_benchmark_worker.measure.device import open_device
+from shardwright_benchmark_worker.measure.drift import DriftMonitor, reference_burst
+from shardwright_benchmark_worker.measure.fused_operator import HostArena, build_operator
 from shardwright_benchmark_worker.measure.lookups import draw_lookups
+from shardwright_benchmark_worker.measure.noise import Repetitions, repeat
+from shardwright_benchmark_worker.measure.placement import Placement
+from shardwright_benchmark_worker.measure.tally import Tally
 from shardwright_benchmark_worker.progress import logger
-from shardwright_benchmark_worker.rows import Quantiles, compute_row
+from shardwright_benchmark_worker.rows import Quantiles, compute_row, infeasible_row
 from shardwright_benchmark_worker.sampling import ComputeLimits, ComputeSample
 
-_OPTIMIZERS = {
-    Optimizer.SGD: EmbOptimType.EXACT_SGD,
-    Optimizer.ROWWISE_ADAGRAD: EmbOptimType.EXACT_ROWWISE_ADAGRAD,
-    Optimizer.ADAGRAD: EmbOptimType.EXACT_ADAGRAD,
-    Optimizer.ADAM: EmbOptimType.ADAM,
-}
-_DTYPES = {
-    WeightDtype.FP32: SparseType.FP32,
-    WeightDtype.FP16: SparseType.FP16,
-    WeightDtype.BF16: SparseType.BF16,
-}
 _LOOKUP_STREAM = 3
 _CPU_MAX_LOOKUPS = 2_000_000
 _CPU_MAX_MEMORY_BYTES = 2**30
-"""Setting up larger tables takes a CPU far longer than measuring them."""
+"""Larger tables take longer to set up than to measure, and drive others out of memory."""
 _MEMORY_SHARE = 0.5
 """Of the free memory: lookups, outputs, gradients and fbgemm's own buffers need room too."""
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Of one sample: `[n, 2] float64`, forward and backward ms, and the drift around them."""
+
+    ms: npt.NDArray[np.float64]
+    drift_percent: float
 
 
 class ComputeBench:
@@ -47,23 +45,44 @@ class ComputeBench:
 
     Args:
         device: `cpu` or `cuda`.
-        warmup: Untimed runs of each sample.
-        repetitions: Timed runs of each sample.
+        repetitions: How often each sample is timed.
+        placement: Where weights live.
+        max_drift_percent: Of the reference kernel; a row beyond it is measured again, then flagged.
 
     Raises:
-        DeviceError: When this machine does not have the device.
-        OptionError: When `warmup` or `repetitions` is out of range.
+        DeviceError: When this machine does not have the device, or the device not the placement.
+        OptionError: When the threshold is out of range.
     """
 
-    def __init__(self, device: str, *, warmup: int, repetitions: int) -> None:
-        check_repetitions(warmup, repetitions)
+    def __init__(
+        self,
+        device: str,
+        repetitions: Repetitions,
+        placement: Placement = Placement.DEVICE,
+        max_drift_percent: float = 10.0,
+    ) -> None:
         self._device = open_device(device)
-        self._warmup = warmup
+        if placement not in self._device.locations:
+            raise DeviceError(
+                f"--placement {placement.value}: only a GPU has managed memory, the weights of a "
+                f"{device} are in its own; use --placement device"
+            )
         self._repetitions = repetitions
+        self._placement = placement
+        self._arena = HostArena()
+        self._tally = Tally()
+        self._drift = DriftMonitor(reference_burst(self._device), max_drift_percent)
 
     def fingerprint(self) -> dict[str, str]:
         """What measures, as text."""
-        return self._device.fingerprint()
+        return {
+            **self._device.fingerprint(),
+            "reference_ms": f"{self._drift.start_ms:.6f}",
+        }
+
+    def summary(self) -> Mapping[str, str]:
+        """How the part measured last went, see `Tally.summary`."""
+        return self._tally.summary()
 
     def restrict(
         self, limits: ComputeLimits, *, chosen_optimizers: bool, chosen_dtypes: bool
@@ -111,85 +130,122 @@ class ComputeBench:
     ) -> Iterator[dict[str, Any]]:
         """Measures the samples of some indices, one dataset row each.
 
-        Raises:
-            DeviceError: When a sample does not fit into the device's memory.
+        A sample that does not fit into the device's memory gives a row with `feasible` false.
         """
+        self._tally.reset()
         for index in indices:
             sample = draw(index)
+            self._tally.count("rows")
+            times = self._measure_if_it_fits(sample)
+            if times is None:
+                yield infeasible_row(sample, self._placement.value)
+            else:
+                yield compute_row(
+                    sample,
+                    Quantiles.of(times.ms[:, 0]),
+                    Quantiles.of(times.ms[:, 1]),
+                    repetitions=len(times.ms),
+                    placement=self._placement.value,
+                    drift_percent=times.drift_percent,
+                )
+
+    def _measure_if_it_fits(self, sample: ComputeSample) -> _Times | None:
+        """Measures, on the second try with all memory of earlier samples given back."""
+        for _ in range(2):
             try:
-                forward_ms, backward_ms = self._measure(sample)
+                if self._may_fit(sample):
+                    return self._measure(sample)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                raise DeviceError(
-                    f"sample {index} ({int(sample.memory_bytes.sum())} bytes of tables) does not "
-                    f"fit into the memory of {self._device.name}; lower --max-memory-bytes"
-                ) from error
-            yield compute_row(
-                sample, Quantiles.of(forward_ms), Quantiles.of(backward_ms), self._repetitions
-            )
+            self._arena.clear()
+            self._device.free_memory_bytes()
+        logger.warning(
+            "sample %d (%d bytes of tables) does not fit into the memory of %s: recorded as "
+            "infeasible; --max-memory-bytes draws smaller ones",
+            sample.index,
+            int(sample.memory_bytes.sum()),
+            self._device.name,
+        )
+        self._tally.count("infeasible")
+        return None
 
-    def _measure(self, sample: ComputeSample) -> tuple[list[float], list[float]]:
-        """Forward and backward times of every repetition, ms."""
+    def _may_fit(self, sample: ComputeSample) -> bool:
+        """Whether a sample can be tried without the system killing the process.
+
+        Linux grants more memory than there is and kills whoever touches it; a GPU refuses.
+        """
+        weights = int(sample.memory_bytes.sum())
+        if self._device.name != "cpu":
+            return self._placement is Placement.DEVICE or weights < host.available_memory_bytes()
+        outputs = sample.global_batch_size * int(sample.embedding_dim.sum())
+        # indices and what drawing them needs; output, its gradient, and fbgemm's copy of it
+        needed = weights + 32 * int(sample.lookups.sum()) + 3 * 4 * outputs
+        return needed <= host.available_memory_bytes()
+
+    def _measure(self, sample: ComputeSample) -> _Times:
+        """Measures until the device did not drift meanwhile, a few times at most."""
+        with self._tally.spend("prepare"):
+            once = self._prepare(sample)
+        best: _Times | None = None
+        drift = self._drift_percent()
+        for _ in range(self._drift.attempts()):
+            ms = repeat(once, self._repetitions)
+            before, drift = drift, self._drift_percent()
+            worst = max(before, drift, key=abs)
+            if best is None or abs(worst) < abs(best.drift_percent):
+                best = _Times(ms, worst)
+            if not self._drift.exceeds(best.drift_percent):
+                break
+        assert best is not None
+        if self._drift.conclude(sample.index, best.drift_percent):
+            self._tally.count("drifted")
+        return best
+
+    def _prepare(self, sample: ComputeSample) -> Callable[[], tuple[float, float]]:
+        """Builds the operator and its batch; returns what runs and times them once."""
         device = self._device
         # by index alone, so that a sample has the same lookups on every machine and in any order
         rng = np.random.default_rng(np.random.SeedSequence((_LOOKUP_STREAM, sample.index)))
         lookups = draw_lookups(sample, rng, device.torch_device)
-        bags = _build(sample, device.placement, device.torch_device)
-        forward = partial(bags, lookups.indices, lookups.offsets)
+        operator = build_operator(sample, device, self._placement, self._arena)
+        forward = partial(operator, lookups.indices, lookups.offsets)
         shape = (sample.global_batch_size, int(sample.embedding_dim.sum()))
         gradient = torch.randn(shape, device=device.torch_device)
-        forward_ms, backward_ms = [], []
-        for repetition in range(self._warmup + self._repetitions):
-            device.flush_caches()
-            output, forward_time_ms = device.timed_ms(forward)
-            device.flush_caches()
-            _, backward_time_ms = device.timed_ms(partial(output.backward, gradient))
-            if repetition >= self._warmup:
-                forward_ms.append(forward_time_ms)
-                backward_ms.append(backward_time_ms)
-        return forward_ms, backward_ms
+
+        def once() -> tuple[float, float]:
+            with self._tally.spend("flush"):
+                device.flush_caches()
+            with self._tally.spend("kernel"):
+                output, forward_ms = device.timed_ms(forward)
+            with self._tally.spend("flush"):
+                device.flush_caches()
+            with self._tally.spend("kernel"):
+                _, backward_ms = device.timed_ms(partial(output.backward, gradient))
+            return forward_ms, backward_ms
+
+        return once
+
+    def _drift_percent(self) -> float:
+        with self._tally.spend("reference"):
+            return self._drift.percent()
 
     def _memory_bytes(self) -> int:
         """Half of the free memory, rounded down to a power of two.
 
         What is drawn depends on the limit, so it must not change with every page that is freed.
         """
-        free = int(self._device.free_memory_bytes() * _MEMORY_SHARE)
+        if self._placement is Placement.DEVICE:
+            free = self._device.free_memory_bytes()
+        else:
+            free = host.available_memory_bytes()
+        free = int(free * _MEMORY_SHARE)
         if self._device.name == "cpu":
             free = min(free, _CPU_MAX_MEMORY_BYTES)
         return 1 << (max(free, 4096).bit_length() - 1)
-
-
-def check_repetitions(warmup: int, repetitions: int) -> None:
-    """Checks the counts of runs.
-
-    Raises:
-        OptionError: When one is out of range.
-    """
-    if not 0 <= warmup <= 10_000:
-        raise OptionError(f"--warmup must be in 0 .. 10000, got {warmup}")
-    if not 1 <= repetitions <= 10_000:
-        raise OptionError(f"--repetitions must be in 1 .. 10000, got {repetitions}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; torch's CPU allocator raises a bare RuntimeError."""
     known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
     return known or "DefaultCPUAllocator" in str(error)
-
-
-def _build(
-    sample: ComputeSample, placement: tuple[Any, Any], device: torch.device
-) -> SplitTableBatchedEmbeddingBagsCodegen:
-    """The fused operator, as TorchRec builds it: sum pooling, fp32 output, fused optimizer."""
-    shapes = zip(sample.num_embeddings.tolist(), sample.embedding_dim.tolist(), strict=True)
-    return SplitTableBatchedEmbeddingBagsCodegen(
-        [(rows, dim, *placement) for rows, dim in shapes],
-        weights_precision=_DTYPES[sample.weight_dtype],
-        output_dtype=SparseType.FP32,
-        optimizer=_OPTIMIZERS[sample.optimizer],
-        pooling_mode=PoolingMode.SUM,
-        learning_rate=1e-3,
-        device=device,
-    )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
+import math
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,9 +13,11 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 
 from shardwright.domain import Optimizer, WeightDtype
 from shardwright_benchmark_worker.errors import DeviceError
+from shardwright_benchmark_worker.measure import host
+from shardwright_benchmark_worker.measure.fingerprint import cpu_fingerprint, cuda_fingerprint
+from shardwright_benchmark_worker.measure.placement import Placement
 
 _CPU_FLUSH_BYTES = 64 * 2**20
-_UNLIMITED = 2**62
 
 T = TypeVar("T")
 
@@ -29,7 +28,8 @@ class Device(Protocol):
     Attributes:
         name: `cpu` or `cuda`.
         torch_device: Where tensors live.
-        placement: fbgemm's location and compute device.
+        locations: Where it can keep weights, by fbgemm's name.
+        compute_device: fbgemm's name of it.
         backend: Collective library of `torch.distributed`.
         optimizers: Those that fbgemm implements here.
         weight_dtypes: Those that fbgemm implements here.
@@ -37,7 +37,8 @@ class Device(Protocol):
 
     name: str
     torch_device: torch.device
-    placement: tuple[EmbeddingLocation, ComputeDevice]
+    locations: Mapping[Placement, EmbeddingLocation]
+    compute_device: ComputeDevice
     backend: str
     optimizers: tuple[Optimizer, ...]
     weight_dtypes: tuple[WeightDtype, ...]
@@ -59,7 +60,8 @@ class CpuDevice:
     """The processor: fbgemm's CPU kernels, gloo, the system's monotonic clock."""
 
     name = "cpu"
-    placement = (EmbeddingLocation.HOST, ComputeDevice.CPU)
+    locations: Mapping[Placement, EmbeddingLocation] = {Placement.DEVICE: EmbeddingLocation.HOST}
+    compute_device = ComputeDevice.CPU
     backend = "gloo"
     # fbgemm-gpu-cpu 1.8: Adam is asserted away in CPU mode, bf16 is not dispatched on
     optimizers: tuple[Optimizer, ...] = (
@@ -70,6 +72,7 @@ class CpuDevice:
     weight_dtypes: tuple[WeightDtype, ...] = (WeightDtype.FP32, WeightDtype.FP16)
 
     def __init__(self) -> None:
+        _check_threads()
         self.torch_device = torch.device("cpu")
         self._scratch = torch.zeros(_CPU_FLUSH_BYTES // 4)
 
@@ -85,25 +88,23 @@ class CpuDevice:
 
     def free_memory_bytes(self) -> int:
         """See `Device`; honours the memory limit of a container."""
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return min(free, _container_memory_bytes())
+        return host.available_memory_bytes()
 
     def fingerprint(self) -> dict[str, str]:
         """See `Device`."""
-        return {
-            "device": _processor_name(),
-            "host": platform.node(),
-            "kernel": platform.release(),
-            "threads": str(torch.get_num_threads()),
-            "processors": str(os.cpu_count()),
-        }
+        return cpu_fingerprint()
 
 
 class CudaDevice:
     """One NVIDIA GPU: fbgemm's CUDA kernels, NCCL, CUDA events."""
 
     name = "cuda"
-    placement = (EmbeddingLocation.DEVICE, ComputeDevice.CUDA)
+    locations: Mapping[Placement, EmbeddingLocation] = {
+        Placement.DEVICE: EmbeddingLocation.DEVICE,
+        Placement.MANAGED: EmbeddingLocation.MANAGED,
+        Placement.MANAGED_CACHING: EmbeddingLocation.MANAGED_CACHING,
+    }
+    compute_device = ComputeDevice.CUDA
     backend = "nccl"
     optimizers: tuple[Optimizer, ...] = tuple(Optimizer)
     weight_dtypes: tuple[WeightDtype, ...] = tuple(WeightDtype)
@@ -148,24 +149,26 @@ class CudaDevice:
 
     def fingerprint(self) -> dict[str, str]:
         """See `Device`."""
-        nccl = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-        return {
-            "device": self._properties.name,
-            "devices": str(torch.cuda.device_count()),
-            "memory_bytes": str(self._properties.total_memory),
-            "host": platform.node(),
-            "cuda": str(torch.version.cuda),
-            "nccl": nccl,
-        }
+        return cuda_fingerprint(self.torch_device)
 
 
 def open_device(name: str, local_rank: int = 0) -> Device:
     """The device called `cpu` or `cuda`.
 
     Raises:
-        DeviceError: When this machine does not have it.
+        DeviceError: When this machine does not have it, or runs more threads than processors.
     """
     return CudaDevice(local_rank) if name == "cuda" else CpuDevice()
+
+
+def _check_threads() -> None:
+    quota = host.container_processors()
+    processors = min(host.usable_processors(), math.ceil(quota or 2**20))
+    if torch.get_num_threads() > processors:
+        raise DeviceError(
+            f"--device cpu: torch would run {torch.get_num_threads()} threads on the {processors} "
+            f"processors that this process may use; set OMP_NUM_THREADS={processors} or less"
+        )
 
 
 def spin_ms(duration_ms: float) -> None:
@@ -173,29 +176,3 @@ def spin_ms(duration_ms: float) -> None:
     end = time.perf_counter() + duration_ms * 1e-3
     while time.perf_counter() < end:
         pass
-
-
-def median_ms(times_ms: list[float]) -> float:
-    """Median of at least one time."""
-    return float(statistics.median(times_ms))
-
-
-def _processor_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _container_memory_bytes() -> int:
-    """What the container's limit leaves (cgroup v2); a huge number without one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text(encoding="utf-8").strip()
-        used = int((group / "memory.current").read_text(encoding="utf-8"))
-        return max(int(limit) - used, 0)
-    except (OSError, ValueError):
-        return _UNLIMITED

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -14,6 +16,64 @@ from shardwright_benchmark_worker.errors import LaunchError, LostRankError, Opti
 from shardwright_benchmark_worker.measure.device import Device, open_device
 
 _TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+
+
+class Job:
+    """One rank of a job; every rank calls the same methods in the same order.
+
+    What is measured goes over the device's own library (NCCL or gloo). What the ranks have to tell
+    each other meanwhile goes over gloo, which needs no GPU.
+
+    Args:
+        device: That this rank measures.
+        timeout_s: A collective that takes longer has lost a rank.
+        patience_s: How much longer rank 0 may take to list and write parts.
+
+    Attributes:
+        device: See above.
+        rank: Of this process.
+        world_size: Processes of the job.
+        local_world_size: Processes on this host.
+        timeout_s: See above.
+    """
+
+    def __init__(self, device: Device, timeout_s: float, patience_s: float = 0.0) -> None:
+        self.device = device
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        self.timeout_s = timeout_s
+        self._patience_s = patience_s + timeout_s
+        with collective(timeout_s):
+            self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            self._patient = dist.new_group(
+                backend="gloo", timeout=timedelta(seconds=self._patience_s)
+            )
+
+    def agree(self, parts: list[range]) -> list[range]:
+        """What rank 0 has in `parts`, on every rank."""
+        payload = [[(part.start, part.stop) for part in parts]]
+        with collective(self._patience_s):
+            dist.broadcast_object_list(payload, src=0, group=self._patient)
+        return [range(start, stop) for start, stop in payload[0]]
+
+    def meet(self) -> None:
+        """Waits for all ranks; longer than in a collective, for rank 0 writes parts."""
+        with collective(self._patience_s):
+            dist.barrier(self._patient)
+
+    def barrier(self) -> None:
+        """Returns when all ranks are here."""
+        with collective(self.timeout_s):
+            dist.barrier(self._control)
+
+    def gather(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """`[world_size, *shape]`: everyone's numbers of one shape, on every rank."""
+        mine = torch.as_tensor(np.asarray(values, dtype=np.float64))
+        everyone = [torch.empty_like(mine) for _ in range(self.world_size)]
+        with collective(self.timeout_s):
+            dist.all_gather(everyone, mine, self._control)
+        return torch.stack(everyone).numpy()
 
 
 @contextmanager
