@@ -9,7 +9,8 @@ import sys
 
 from shardwright_server import logs
 from shardwright_server.errors import StartupError
-from shardwright_server.model_store import load_models
+from shardwright_server.model_store import ModelLoader
+from shardwright_server.refresh import Refresher
 from shardwright_server.server import Server
 from shardwright_server.settings import Settings, read_settings
 
@@ -33,11 +34,17 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
-    models, faults = await asyncio.to_thread(load_models, settings.bundles)
+    loader = ModelLoader(settings.bundles)
+    refresher = Refresher(loader, settings.refresh_seconds)
+    loop.add_signal_handler(signal.SIGHUP, refresher.look_now)
+    models, faults = await asyncio.to_thread(loader.load)
     server = Server(settings, models, faults)
     await server.start()
+    refreshing = asyncio.create_task(refresher.run(server.serve, server.refresh_failed))
     await stop.wait()
-    if not await server.stop():
-        # the interpreter would wait for searches that nobody waits for any more
+    is_loading = refresher.is_loading
+    refreshing.cancel()
+    if not await server.stop() or is_loading:
+        # the interpreter would wait for what nobody waits for any more
         sys.stderr.flush()
         os._exit(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -131,9 +131,21 @@ class Metrics:
         )
         self._bundles_left_out = Gauge(
             "shardwright_bundles_left_out",
-            "Bundles that could not be read at the start.",
+            "Bundles and promotions that could not be read.",
             registry=registry,
         )
+        self._bundle_default = Gauge(
+            "shardwright_bundle_default",
+            "1 for the version of each profile that answers where none is named.",
+            ("hardware", "version"),
+            registry=registry,
+        )
+        self._refresh_failures = Counter(
+            "shardwright_registry_refresh_failures",
+            "Looks at the registry that failed, since the start.",
+            registry=registry,
+        )
+        self._shown: dict[CostModelId, bool] = {}
         for rpc in (*rpcs, UNKNOWN_RPC):
             self._started.labels(*rpc.labels)
             self._handling.labels(*rpc.labels)
@@ -169,13 +181,28 @@ class Metrics:
             ratio = result.cost_ms / min(costs_ms)
             self._cost_ratio.labels(result.cost_model.hardware).observe(ratio)
 
-    def show_bundles(self, models: Iterable[CostModelId], num_left_out: int) -> None:
-        """Shows which cost models can answer, and how many bundles were left out."""
-        for model in models:
-            self._bundle_info.labels(
-                model.name, model.version, model.hardware, model.source.value
-            ).set(1)
+    def show_bundles(self, models: Mapping[CostModelId, bool], num_left_out: int) -> None:
+        """Shows which cost models can answer, and how much was left out.
+
+        Args:
+            models: Each to whether it is the default of its profile.
+            num_left_out: Bundles and promotions that could not be read.
+        """
+        for model, is_default in models.items():
+            self._bundle_info.labels(*_bundle_labels(model)).set(1)
+            if is_default:
+                self._bundle_default.labels(model.hardware, model.version).set(1)
+        for model, was_default in self._shown.items():
+            if model not in models:
+                self._bundle_info.remove(*_bundle_labels(model))
+            if was_default and not models.get(model):
+                self._bundle_default.remove(model.hardware, model.version)
+        self._shown = dict(models)
         self._bundles_left_out.set(num_left_out)
+
+    def refresh_failed(self) -> None:
+        """Counts a look at the registry that failed."""
+        self._refresh_failures.inc()
 
     def show_admission(self, admission: Admission) -> None:
         """Shows how many searches run and wait, at the moment of each scrape."""
@@ -187,6 +214,10 @@ class Metrics:
         )
         running.set_function(lambda: admission.running)
         queued.set_function(lambda: admission.queued)
+
+
+def _bundle_labels(model: CostModelId) -> tuple[str, str, str, str]:
+    return model.name, model.version, model.hardware, model.source.value
 
 
 @dataclass

@@ -50,7 +50,6 @@ class Server:
             settings.planner_threads, settings.max_queued, settings.max_search_seconds
         )
         self._metrics = Metrics(_rpcs())
-        self._metrics.show_bundles((d.cost_model for d in models.describe()), len(tuple(faults)))
         self._metrics.show_admission(self._admission)
         self._health = health.HealthServicer(s.full_name for s in SERVICES)
         self._grpc = grpc.aio.server(
@@ -63,8 +62,9 @@ class Server:
             ],
         )
         limits = Limits(settings.max_tables, settings.max_devices)
-        servicer = ShardingPlanServicer(models, self._admission, limits, self._metrics)
-        self._grpc.add_generic_rpc_handlers((handlers(servicer),))
+        self._servicer = ShardingPlanServicer(models, self._admission, limits, self._metrics)
+        self._grpc.add_generic_rpc_handlers((handlers(self._servicer),))
+        self._show(models, tuple(faults))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection([s.full_name for s in SERVICES], self._grpc)
         self._http: tuple[WSGIServer, threading.Thread] | None = None
@@ -82,6 +82,29 @@ class Server:
         self.metrics_port = self._start_metrics(host, self._settings.metrics_port)
         await self._grpc.start()
         _LOG.info("serving", host=host, port=self.port, metrics_port=self.metrics_port)
+
+    def serve(self, models: ModelStore, faults: tuple[str, ...]) -> None:
+        """Has other models answer from now on; RPCs in flight keep theirs."""
+        before = {d.cost_model: d.is_default for d in self._servicer.models.describe()}
+        after = {d.cost_model: d.is_default for d in models.describe()}
+        self._servicer.models = models
+        self._show(models, faults)
+        if after != before:
+            _LOG.info(
+                "cost models changed",
+                loaded=[f"{m.hardware} {m.version}" for m in after if m not in before],
+                gone=[f"{m.hardware} {m.version}" for m in before if m not in after],
+                defaults=[f"{m.hardware} {m.version}" for m, default in after.items() if default],
+            )
+
+    def refresh_failed(self) -> None:
+        """Counts a look at the registry that failed."""
+        self._metrics.refresh_failed()
+
+    def _show(self, models: ModelStore, faults: tuple[str, ...]) -> None:
+        self._metrics.show_bundles(
+            {d.cost_model: d.is_default for d in models.describe()}, len(faults)
+        )
 
     async def stop(self) -> bool:
         """Says NOT_SERVING, takes no new RPC, and lets those in flight finish in the grace time.

@@ -36,12 +36,15 @@ class ShardingPlanServicer:
 
     Requests and responses are bytes here: large ones are decoded and encoded on other threads, so
     that the event loop stays free for short RPCs.
+
+    Attributes:
+        models: The cost models that answer; may be replaced at any time, an RPC asks once.
     """
 
     def __init__(
         self, models: ModelStore, admission: Admission, limits: Limits, metrics: Metrics
     ) -> None:
-        self._models = models
+        self.models = models
         self._admission = admission
         self._limits = limits
         self._metrics = metrics
@@ -74,7 +77,7 @@ class ShardingPlanServicer:
         structlog.contextvars.bind_contextvars(request_id=_shown(message.request_id))
         request = await asyncio.to_thread(read_plan_request, message, self._limits)
         hardware = request.problem.cluster.hardware
-        model = self._models.resolve(hardware, request.cost_model_version)
+        model = self.models.resolve(hardware, request.cost_model_version)
 
         def search(turn: Turn) -> PlanResult:
             with self._metrics.search(hardware) as outcome:
@@ -99,7 +102,7 @@ class ShardingPlanServicer:
         message = await asyncio.to_thread(decode, service_pb2.EvaluateShardingPlanRequest, data)
         structlog.contextvars.bind_contextvars(request_id=_shown(message.request_id))
         request = await asyncio.to_thread(read_evaluate_request, message, self._limits)
-        model = self._models.resolve(request.problem.cluster.hardware, request.cost_model_version)
+        model = self.models.resolve(request.problem.cluster.hardware, request.cost_model_version)
 
         def evaluate(_turn: Turn) -> EvaluationResult:
             return planning.evaluate(request, model)
@@ -112,7 +115,7 @@ class ShardingPlanServicer:
     async def list_cost_models(self, data: bytes, _context: Context) -> bytes:
         """Lists the cost models that can answer."""
         message = decode(service_pb2.ListCostModelsRequest, data)
-        descriptions = self._models.describe(message.hardware)
+        descriptions = self.models.describe(message.hardware)
         return service_pb2.ListCostModelsResponse(
             cost_models=map(wire.description_to_proto, descriptions)
         ).SerializeToString()

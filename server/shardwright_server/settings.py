@@ -32,6 +32,13 @@ class Settings(BaseSettings):
         description="Registry of cost-model bundles: a directory or an fsspec URL such as "
         "s3://bucket/bundles. Default: the bundles that ship with shardwright-costmodel",
     )
+    refresh_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="The registry is looked at again after so many seconds, for new bundles and "
+        "another promoted one; 0: only on SIGHUP",
+    )
     host: str = Field("0.0.0.0", min_length=1, description="Address to listen on, for both ports")
     port: int = Field(50051, ge=0, le=65535, description="gRPC port; 0 picks a free one")
     metrics_port: int = Field(

@@ -48,7 +48,7 @@ def test_help_shows_every_setting() -> None:
     for flag in (
         *("--bundles", "--host", "--port", "--metrics-port", "--planner-threads", "--max-queued"),
         *("--max-search-seconds", "--max-tables", "--max-devices", "--max-message-mib"),
-        *("--grace-seconds", "--log-format"),
+        *("--grace-seconds", "--log-format", "--refresh-seconds"),
     ):
         assert flag in shown.stdout
 
