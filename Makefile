@@ -71,21 +71,21 @@ demo: .venv-demo/.stamp  ## plan MLPerf DLRM-DCNv2 on 8 H100 with the shipped co
 	.venv-demo/bin/pip install -q -e ./proto -e './client[cli]' -e './costmodel[cpu]' -e './server[cpu]'
 	@touch $@
 
-H100          := nvidia-h100-sxm5-80gb
-BUNDLE_DATA   := build/roofline-h100
-UNSEEN_DATA   := build/roofline-h100-unseen
+MODELLED      := nvidia-h100-sxm5-80gb nvidia-a100-sxm4-80gb
 SHIPPED       := costmodel/shardwright_costmodel/bundles
 
-bundle: install  ## make the shipped MODELLED bundle of the H100 anew (some ten minutes)
-	rm -rf $(BUNDLE_DATA) $(UNSEEN_DATA) build/bundles
-	$(BIN)/shardwright-worker compute --device roofline:$(H100) --samples 40000 --seed 0 --out $(BUNDLE_DATA)
-	$(BIN)/shardwright-worker comm --device roofline:$(H100) --samples 8000 --seed 0 --out $(BUNDLE_DATA)
-	$(BIN)/shardwright-worker compute --device roofline:$(H100) --samples 3000 --seed 0 --held-out --out $(UNSEEN_DATA)
-	$(BIN)/shardwright-worker comm --device roofline:$(H100) --samples 2000 --seed 0 --held-out --out $(UNSEEN_DATA)
-	OMP_NUM_THREADS=1 $(BIN)/shardwright-train --data $(BUNDLE_DATA) --unseen $(UNSEEN_DATA) \
-	    --out build/bundles --no-promote --name roofline --seed 0 --epochs 60
-	rm -rf $(SHIPPED)/$(H100)
-	cp -r build/bundles/$(H100) $(SHIPPED)/
+bundle: $(MODELLED:%=bundle-%)  ## make the shipped MODELLED bundles anew (some five minutes each)
+
+$(MODELLED:%=bundle-%): bundle-%: install
+	rm -rf build/roofline-$* build/roofline-$*-unseen build/bundles/$*
+	$(BIN)/shardwright-worker compute --device roofline:$* --samples 50000 --seed 0 --out build/roofline-$*
+	$(BIN)/shardwright-worker comm --device roofline:$* --samples 8000 --seed 0 --out build/roofline-$*
+	$(BIN)/shardwright-worker compute --device roofline:$* --samples 3000 --seed 0 --held-out --out build/roofline-$*-unseen
+	$(BIN)/shardwright-worker comm --device roofline:$* --samples 2000 --seed 0 --held-out --out build/roofline-$*-unseen
+	OMP_NUM_THREADS=1 $(BIN)/shardwright-train --data build/roofline-$* --unseen build/roofline-$*-unseen \
+	    --out build/bundles --no-promote --name roofline --seed 0 --epochs 40
+	rm -rf $(SHIPPED)/$*
+	cp -r build/bundles/$* $(SHIPPED)/
 
 deploy:          ## apply deploy/kubernetes/overlays/$(OVERLAY) to the current kubectl context
 	deploy/deploy.sh $(OVERLAY)

@@ -20,6 +20,7 @@ from shardwright_benchmark_worker.sampling import (
     draw_comm_sample,
     draw_compute_sample,
 )
+from shardwright_benchmark_worker.sampling.compute import DEVICE_GIB
 
 NUM_SAMPLES = 600
 
@@ -105,6 +106,24 @@ def test_compute_samples_cover_what_a_search_asks(compute_samples: list[ComputeS
     fp32 = np.mean([s.weight_dtype is WeightDtype.FP32 for s in compute_samples])
     assert 0.7 < fp32 < 0.9
     assert {s.weight_dtype for s in compute_samples} == set(WeightDtype)
+
+
+def test_operators_reach_the_memory_limit_of_a_device(
+    pool: TablePool, compute_samples: list[ComputeSample]
+) -> None:
+    """Where one is given, a quarter do; else a few tables fill one of the usual sizes."""
+    device_bytes = 24 << 30
+    limits = ComputeLimits(max_memory_bytes=device_bytes)
+    filled = np.array(
+        [
+            draw_compute_sample(pool, limits, 0, i).memory_bytes.sum() / device_bytes
+            for i in range(NUM_SAMPLES)
+        ]
+    )
+    assert (filled <= 1).all() and (filled > 0.9).mean() > 0.2
+    gib = np.array([s.memory_bytes.sum() / 2**30 for s in compute_samples if len(s) <= 3])
+    full = np.any([(gib > 0.9 * size) & (gib <= size) for size in DEVICE_GIB], axis=0)
+    assert full.sum() > 0.03 * NUM_SAMPLES
 
 
 def test_compute_samples_have_row_pieces_and_copies_of_one_job(

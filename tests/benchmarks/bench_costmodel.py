@@ -23,8 +23,10 @@ from tests.benchmarks.costmodel_baselines import (
     neuroshard_compute,
     sum_of_singles,
 )
+from tests.benchmarks.extrapolation import extrapolation_lines
 from tests.benchmarks.machine import header, table
 
+from shardwright.domain import CostModelSource
 from shardwright_costmodel.registry import DEFAULT_BUNDLES_URL, Registry
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.data import TrainingData, load, load_like, split_by_combination
@@ -161,7 +163,9 @@ def main(
     options = f"--data {data} --unseen {unseen} --epochs {epochs}"
     command = f"python -m tests.benchmarks.bench_costmodel {options}"
     lines = [
-        *header("Accuracy of cost models on tables and world sizes they never saw", command),
+        *header(
+            "Accuracy of cost models on tables and world sizes they never saw", command, model.id
+        ),
         f"- Trained on {len(training.compute)} operators, {len(training.comm)} all-to-alls and "
         f"{len(training.all_reduce)} all-reduces of {training.hardware}, {training.source.value}",
         "",
@@ -181,6 +185,11 @@ def main(
         ),
         *compute_lines(model, fitted, judged.compute, epochs),
         *comm_lines(model, training, judged.comm, epochs),
+        *(
+            extrapolation_lines(model, training.hardware, bundle.manifest.training_range)
+            if training.source is CostModelSource.MODELLED
+            else []
+        ),
     ]
     short = training.hardware.split("-")[1]
     name = f"costmodel_accuracy_{'roofline' if training.source.value == 'modelled' else 'measured'}"

@@ -20,15 +20,15 @@ from shardwright_benchmark_worker.sampling import CommLimits, draw_comm_sample
 from shardwright_costmodel.features import FloatArray, comm_features
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.measurements import Measurements
-from shardwright_costmodel.training.transforms import shard_amounts
+from shardwright_costmodel.training.shard_terms import shard_amounts
 
 Array = npt.NDArray[np.float64]
 BATCH_SIZE = 512
 LEARNING_RATE = 1e-3
 _NUM_AMOUNTS = 4
 """Columns of a shard, from the first, that span decades: rows, columns, pooling, batch."""
-_TRAFFIC = [4, 7, 10, 12, 13, 15]
-"""Of `shard_amounts`: lookups, and the bytes gathered, put out, scattered, updated and sorted."""
+_TRAFFIC = [2, 4, 6, 7, 9]
+"""Of `shard_amounts`: lookups, and the bytes put out, gathered, scattered and updated."""
 
 
 class TableNet(nn.Module):

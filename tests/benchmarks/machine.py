@@ -11,13 +11,15 @@ from pathlib import Path
 
 from tests.benchmarks.sides import cost_model
 
+from shardwright.domain import CostModelId
+
 _PACKAGES = ("numpy", "onnxruntime", "torch", "torchrec", "numba")
 
 
-def header(title: str, command: str) -> list[str]:
-    """Title, command, machine and versions, as Markdown lines."""
+def header(title: str, command: str, cost_model_id: CostModelId | None = None) -> list[str]:
+    """Title, command, machine and versions, as Markdown lines; by default of all tasks' model."""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    model = cost_model().id
+    model = cost_model_id or cost_model().id
     return [
         f"# {title}",
         "",

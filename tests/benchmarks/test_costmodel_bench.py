@@ -115,5 +115,7 @@ def test_the_results_file_has_every_table(url: str, tmp_path: Path) -> None:
         "| 48 .. 96 |",
         "mean floor / prediction",
         "32 (8 a host)",
+        "## Beyond the training range",
+        "all-to-all: world_size",
     ):
         assert part in text, part

@@ -10,6 +10,7 @@ import pytest
 from shardwright_costmodel.bundle import Bundle
 from shardwright_costmodel.features import COMM_COLUMNS, FloatArray
 from shardwright_costmodel.runtime import OnnxCostModel
+from shardwright_costmodel.training.compute_model import WORK_CHANNELS
 from shardwright_costmodel.training.export import extreme_devices, extreme_shards
 
 COUNT = 4000
@@ -58,7 +59,8 @@ def test_a_compute_floor_is_never_above_the_prediction(
     model: OnnxCostModel, kind: str, rng: np.random.Generator
 ) -> None:
     rows = encodings(model, kind, rng)
-    rows = rows[(rows > 0).any(axis=1)]
+    # whoever has a hottest row has lookups, and so work
+    rows = rows[(rows[:, :WORK_CHANNELS] > 0).any(axis=1)]
     floor = model.compute_floor_ms(rows)
     assert (floor > 0).all()
     assert (floor <= model.compute_ms(rows)).all()
@@ -137,16 +139,3 @@ def test_floors_are_close_enough_to_be_of_use(shipped_bundle: Bundle) -> None:
     assert tightness["compute"] > 0.7
     # all-to-alls of very uneven plans are in the mean
     assert tightness["forward_comm"] > 0.5 and tightness["backward_comm"] > 0.5
-
-
-def test_costs_grow_with_the_lookups(shipped_bundle: Bundle, rng: np.random.Generator) -> None:
-    """Not by construction, which costs accuracy: by a count. Where it fails it hardly does."""
-    model = OnnxCostModel.from_bundle(shipped_bundle)
-    shards = likely_shards(rng, COUNT)
-    before = model.compute_ms(model.encode(shards)).sum(axis=1)
-    for factor in (1.05, 1.5, 4.0):
-        more = shards.copy()
-        more[:, 2] *= factor
-        after = model.compute_ms(model.encode(more)).sum(axis=1)
-        assert (after < before).mean() < 0.02
-        assert (after / before).min() > 0.97

@@ -21,6 +21,7 @@ from shardwright_costmodel.errors import DatasetError, ExportError
 from shardwright_costmodel.features import SHARD_COLUMNS, FloatArray, comm_features
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training import export
+from shardwright_costmodel.training.compute_model import ComputeHead, ShardEncoder
 from shardwright_costmodel.training.data import load, load_like, split_by_combination
 from shardwright_costmodel.training.export import (
     export_graphs,
@@ -31,12 +32,7 @@ from shardwright_costmodel.training.export import (
 from shardwright_costmodel.training.fit import FitSettings, fit
 from shardwright_costmodel.training.judge import equivalent_all_to_all
 from shardwright_costmodel.training.metrics import mape_percent
-from shardwright_costmodel.training.models import (
-    AllReduceModel,
-    CommModel,
-    ComputeHead,
-    ShardEncoder,
-)
+from shardwright_costmodel.training.models import AllReduceModel, CommModel
 from shardwright_costmodel.training.objectives import CommObjective
 from shardwright_costmodel.training.trainer import train
 
@@ -243,10 +239,10 @@ def test_a_graph_that_differs_from_its_model_is_refused(monkeypatch: pytest.Monk
     def slightly_wrong(name: str, module: nn.Module, sample: object) -> bytes:
         if isinstance(module, ShardEncoder):
             with torch.no_grad():
-                module.power_law.bias[3] += 2e-4
+                module.mean_amounts *= 1.0 + 2e-4
             content = faithful(name, module, sample)
             with torch.no_grad():
-                module.power_law.bias[3] -= 2e-4
+                module.mean_amounts /= 1.0 + 2e-4
             return content
         return faithful(name, module, sample)
 

@@ -31,6 +31,10 @@ NARROW_SHARE, WIDE_SHARE = 0.10, 0.05
 UNSCALED_SHARE, ZIPF_SHARE = 0.15, 0.10
 """Of pool tables: histogram left as counted at another batch (users have such statistics too), and
 replaced by the one assumed for tables without statistics."""
+FULL_SHARE = 0.05
+"""Of operators: rows scaled up until the device's memory is nearly full."""
+DEVICE_GIB = (4, 16, 24, 32, 40, 80, 141)
+"""Memory of the devices that are filled, where `max_memory_bytes` does not say."""
 ROWS_SIGMA, POOLING_SIGMA = 0.6, 0.5
 """Log-normal spread of rows and pooling factors around those of the pool."""
 
@@ -125,7 +129,7 @@ def draw_compute_sample(
         reuse_histogram=tables.reuse,
         batch_size=np.maximum(batch_size // copies, 1) if (copies > 1).any() else None,
     )
-    return _within(sample, limits)
+    return _within(_fill_memory(rng, sample, limits), limits)
 
 
 def _draw_tables(
@@ -209,6 +213,19 @@ def _draw_spread(
     in_rows = kind < row_share
     copied = ~in_rows & (rng.random(count) < copy_share)
     return np.where(in_rows, pieces, 1), np.where(copied, devices, 1)
+
+
+def _fill_memory(
+    rng: np.random.Generator, sample: ComputeSample, limits: ComputeLimits
+) -> ComputeSample:
+    """In `FULL_SHARE` of samples: 90 to 100 % of a device's memory, by more rows in every table."""
+    chosen = rng.random() < FULL_SHARE
+    device_bytes = limits.max_memory_bytes or int(rng.choice(DEVICE_GIB)) << 30
+    scale = rng.uniform(0.9, 1.0) * device_bytes / sample.memory_bytes.sum()
+    if not chosen or scale <= 1.0:
+        return sample
+    rows = np.maximum((sample.num_embeddings * scale).astype(np.int64), 1)
+    return replace(sample, num_embeddings=rows)
 
 
 def _within(sample: ComputeSample, limits: ComputeLimits) -> ComputeSample:

@@ -28,12 +28,8 @@ from shardwright_costmodel.features import (
     FloatArray,
 )
 from shardwright_costmodel.graph import Graph
-from shardwright_costmodel.training.models import (
-    AllReduceModel,
-    CommModel,
-    ComputeHead,
-    ShardEncoder,
-)
+from shardwright_costmodel.training.compute_model import ComputeHead, ShardEncoder
+from shardwright_costmodel.training.models import AllReduceModel, CommModel
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
 OPSET = 18

@@ -18,7 +18,7 @@ _HUBER_DELTA = 0.02
 """Below 2 % the loss is quadratic, above it is the absolute relative error that MAPE reports."""
 
 
-_SLACK_WEIGHT = 0.02
+_SLACK_WEIGHT = 0.005
 """Weight of the mean logarithm of prediction over floor: decides among equally accurate models."""
 
 
@@ -42,7 +42,7 @@ class FitSettings:
     epochs: int = 100
     min_steps: int = 2000
     batch_size: int = 512
-    learning_rate: float = 6e-3
+    learning_rate: float = 2e-2
     weight_decay: float = 1e-5
     patience: float = 0.34
     max_seconds: float = math.inf

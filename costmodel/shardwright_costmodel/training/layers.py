@@ -8,9 +8,6 @@ from torch import Tensor, nn
 _MAX_CORRECTION = 4.0
 _LOG_STEP = 5.0
 """Coefficients span many orders of magnitude: an optimizer's step moves them this much faster."""
-_TINY = 1e-6
-_NORMS, _NORM_SIZE = 2, 3
-"""Norms that make up each output of `PositiveNorms`, and linear functions in each."""
 
 
 class Normalizer(nn.Module):
@@ -74,36 +71,30 @@ class PositiveLinear(nn.Module):
         return inputs @ torch.exp(_LOG_STEP * self.weight)
 
 
-class PositiveNorms(nn.Module):
-    """Sums of norms of linear functions with positive coefficients.
+class MonotoneMlp(nn.Module):
+    """A network that falls in none of its inputs, and starts as small functions of them.
 
-    Convex and nondecreasing where the inputs are not negative, and of degree 1: good at any scale.
+    All of its weights are magnitudes. Its hidden units saturate, both ways; beyond, a linear part
+    goes on.
+
+    Args:
+        widths: Of the input, of two hidden layers, and of the output.
     """
 
-    groups: Tensor
-    outputs: Tensor
-
-    def __init__(self, fan_in: int, fan_out: int) -> None:
+    def __init__(self, *widths: int) -> None:
         super().__init__()
-        norms = fan_out * _NORMS
-        self.weight = nn.Parameter(
-            torch.full((fan_in, norms * _NORM_SIZE), -5.0 / _LOG_STEP)
-            + torch.randn(fan_in, norms * _NORM_SIZE) / _LOG_STEP
-        )
-        members = torch.eye(norms).repeat_interleave(_NORM_SIZE, dim=0)
-        self.register_buffer("groups", members)
-        self.register_buffer("outputs", torch.eye(fan_out).repeat_interleave(_NORMS, dim=0))
-
-    @torch.no_grad()
-    def scale(self, log_factor: Tensor) -> None:
-        """Multiplies the outputs, `[fan_out]`, by exp of a factor."""
-        self.weight.add_(log_factor.repeat_interleave(_NORMS * _NORM_SIZE) / _LOG_STEP)
+        fan_in, first, second, fan_out = widths
+        self.first, self.second = nn.Linear(fan_in, first), nn.Linear(first, second)
+        self.last, self.linear = nn.Linear(second, fan_out), nn.Linear(fan_in, fan_out, bias=False)
+        nn.init.constant_(self.last.bias, -3.0)
+        nn.init.constant_(self.linear.weight, 1.0 / fan_in)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """`[n, fan_in]` to `[n, fan_out]`."""
-        linear = inputs @ torch.exp(_LOG_STEP * self.weight)
-        norms = torch.sqrt((linear * linear) @ self.groups + _TINY * _TINY)
-        return norms @ self.outputs
+        """`[n, widths[0]]` to `[n, widths[-1]]`."""
+        hidden = torch.tanh(inputs @ self.first.weight.abs().T + self.first.bias)
+        hidden = torch.tanh(hidden @ self.second.weight.abs().T + self.second.bias)
+        corrected = hidden @ self.last.weight.abs().T + self.last.bias
+        return corrected + inputs @ self.linear.weight.abs().T
 
 
 def bounded(correction: Tensor) -> Tensor:

@@ -11,14 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from shardwright_costmodel.training.compute_model import ComputeHead, ShardEncoder
 from shardwright_costmodel.training.measurements import Measurements
-from shardwright_costmodel.training.models import (
-    AllReduceModel,
-    CommModel,
-    ComputeHead,
-    ShardEncoder,
-)
-from shardwright_costmodel.training.transforms import all_reduce_inputs, shard_inputs
+from shardwright_costmodel.training.models import AllReduceModel, CommModel
+from shardwright_costmodel.training.shard_terms import shard_inputs
+from shardwright_costmodel.training.transforms import all_reduce_inputs
 
 
 @dataclass(frozen=True)

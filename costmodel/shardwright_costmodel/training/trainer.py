@@ -19,6 +19,11 @@ from shardwright_costmodel.features import (
     SHARD_COLUMNS,
 )
 from shardwright_costmodel.runtime import OnnxCostModel
+from shardwright_costmodel.training.compute_model import (
+    ENCODING_SIZE,
+    ComputeHead,
+    ShardEncoder,
+)
 from shardwright_costmodel.training.data import Split, TrainingData, split_by_combination
 from shardwright_costmodel.training.export import export_graphs
 from shardwright_costmodel.training.fit import FitResult, FitSettings, fit
@@ -29,13 +34,7 @@ from shardwright_costmodel.training.judge import (
     mean_floor_ratio,
     predict,
 )
-from shardwright_costmodel.training.models import (
-    ENCODING_SIZE,
-    AllReduceModel,
-    CommModel,
-    ComputeHead,
-    ShardEncoder,
-)
+from shardwright_costmodel.training.models import AllReduceModel, CommModel
 from shardwright_costmodel.training.objectives import (
     AllReduceObjective,
     CommObjective,
