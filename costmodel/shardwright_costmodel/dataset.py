@@ -197,25 +197,25 @@ def write_part(
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     filesystem, root = fsspec.core.url_to_fs(root_url)
-    folder = f"{root}/{kind.value}"
-    target = f"{folder}/{name}.parquet"
-    if _shows_whole_objects(filesystem):
-        filesystem.pipe_file(target, buffer.getvalue())
-    else:
-        filesystem.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
-        _write_and_rename(filesystem, buffer.getvalue(), temporary, target)
+    target = f"{root}/{kind.value}/{name}.parquet"
+    write_whole(filesystem, target, buffer.getvalue())
     return str(filesystem.unstrip_protocol(target))
 
 
-def _shows_whole_objects(filesystem: Any) -> bool:
-    """Whether a written object is visible only as a whole, so that renaming would be a copy."""
-    protocols = filesystem.protocol
-    names = {protocols} if isinstance(protocols, str) else set(protocols)
-    return bool(names & _OBJECT_STORES)
+def write_whole(filesystem: Any, path: str, content: bytes) -> None:
+    """Writes a file so that readers see all of it or, until then, what was there before.
 
-
-def _write_and_rename(filesystem: Any, content: bytes, temporary: str, target: str) -> None:
+    Args:
+        filesystem: Any of fsspec's.
+        path: On that filesystem; its folder is made where there are folders.
+        content: What it holds then.
+    """
+    if _shows_whole_objects(filesystem):
+        filesystem.pipe_file(path, content)
+        return
+    folder, _, name = path.rpartition("/")
+    filesystem.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
     try:
         with filesystem.open(temporary, "wb") as file:
             file.write(content)
@@ -223,11 +223,18 @@ def _write_and_rename(filesystem: Any, content: bytes, temporary: str, target: s
             if isinstance(filesystem, LocalFileSystem):
                 # else the name may survive a power cut that the content does not
                 os.fsync(file.fileno())
-        filesystem.mv(temporary, target)
+        filesystem.mv(temporary, path)
     except BaseException:
         if filesystem.exists(temporary):
             filesystem.rm(temporary)
         raise
+
+
+def _shows_whole_objects(filesystem: Any) -> bool:
+    """Whether a written object is visible only as a whole, so that renaming would be a copy."""
+    protocols = filesystem.protocol
+    names = {protocols} if isinstance(protocols, str) else set(protocols)
+    return bool(names & _OBJECT_STORES)
 
 
 def remove_orphans(root_url: str, kind: Kind, older_than_s: float = 3600.0) -> list[str]:
@@ -278,7 +285,7 @@ def read_part(url: str, kind: Kind) -> Part:
             table = pq.read_table(file, use_threads=False, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
-    metadata = _read_metadata(url, table.schema.metadata or {})
+    metadata = parse_metadata(url, table.schema.metadata or {})
     for name in kind.optional_columns:
         if name not in table.schema.names:
             table = table.append_column(name, pa.nulls(len(table), kind.schema.field(name).type))
@@ -306,7 +313,12 @@ def read_dataset(root_url: str, kind: Kind) -> Iterator[Part]:
         yield read_part(url, kind)
 
 
-def _read_metadata(url: str, raw: dict[bytes, bytes]) -> PartMetadata:
+def parse_metadata(url: str, raw: dict[bytes, bytes]) -> PartMetadata:
+    """The provenance in a part's key-value metadata.
+
+    Raises:
+        DatasetError: Naming the part, when it has none or that of another format version.
+    """
     try:
         payload = json.loads(raw[_METADATA_KEY])
         version = payload.pop("format_version")

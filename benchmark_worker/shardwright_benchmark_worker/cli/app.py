@@ -11,6 +11,7 @@ from shardwright_benchmark_worker import logs
 from shardwright_benchmark_worker.cli.comm import comm
 from shardwright_benchmark_worker.cli.compute import compute
 from shardwright_benchmark_worker.cli.report import report
+from shardwright_benchmark_worker.cli.status import status
 from shardwright_benchmark_worker.errors import WorkerError
 from shardwright_benchmark_worker.stopping import stop_on_signals
 from shardwright_benchmark_worker.store import is_passing
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(compute)
 app.command()(comm)
 app.command()(report)
+app.command()(status)
 
 
 def main(argv: list[str] | None = None) -> None:
