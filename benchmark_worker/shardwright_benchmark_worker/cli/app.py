@@ -13,7 +13,8 @@ from shardwright_benchmark_worker.cli.compute import compute
 from shardwright_benchmark_worker.cli.report import report
 from shardwright_benchmark_worker.cli.status import status
 from shardwright_benchmark_worker.errors import WorkerError
-from shardwright_benchmark_worker.stopping import stop_on_signals
+from shardwright_benchmark_worker.progress import logger
+from shardwright_benchmark_worker.stopping import Stopped, stop_on_signals
 from shardwright_benchmark_worker.store import is_passing
 from shardwright_costmodel.errors import CostModelError
 
@@ -39,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     stop_on_signals()
     try:
         app(argv, standalone_mode=True)
+    except Stopped as stopped:
+        logger.info("stopped", extra={"signal": stopped.signal.name})
+        raise
     except WorkerError as error:
         _exit(str(error), error.exit_status)
     except CostModelError as error:
