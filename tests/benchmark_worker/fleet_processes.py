@@ -19,7 +19,8 @@ MODELLED = ("--device", f"roofline:{H100}")
 ON_CPU = (
     *("--device", "cpu", "--hardware", "this-cpu", "--max-memory-bytes", "16777216"),
     *("--max-shards", "2", "--max-batch-size", "512", "--max-lookups", "20000"),
-    *("--warmup", "0", "--repetitions", "3"),
+    *("--warmup", "0", "--repetitions", "3", "--max-repetitions", "3"),
+    *("--max-drift-percent", "1000"),
 )
 """Samples of some milliseconds."""
 

@@ -103,6 +103,7 @@ def test_rank_0_serves_the_metrics_of_a_torchrun_job(tmp_path: Path) -> None:
         *("-m", "shardwright_benchmark_worker", "comm", "--device", "cpu", "--hardware", "x"),
         *("--out", str(tmp_path / "out"), "--samples", "1000000", "--part-size", "10"),
         *("--max-batch-size", "512", "--max-skew-ms", "0", "--metrics-port", "0"),
+        *("--repetitions", "2", "--max-repetitions", "2", "--max-drift-percent", "1000"),
     ]
     with (
         log.open("wb") as stderr,
