@@ -10,6 +10,7 @@ import typer
 from shardwright_benchmark_worker import logs
 from shardwright_benchmark_worker.cli.comm import comm
 from shardwright_benchmark_worker.cli.compute import compute
+from shardwright_benchmark_worker.cli.replay import replay
 from shardwright_benchmark_worker.cli.report import report
 from shardwright_benchmark_worker.cli.status import status
 from shardwright_benchmark_worker.errors import WorkerError
@@ -22,10 +23,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measures fused embedding operators and collectives into a dataset.",
+    help="Measures fused embedding operators and collectives into a dataset; replays plans.",
 )
 app.command()(compute)
 app.command()(comm)
+app.command()(replay)
 app.command()(report)
 app.command()(status)
 
