@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from shardwright.domain import EmbeddingTable, ShardingProblem
@@ -39,7 +40,7 @@ def draw_table(
     return draw_lookups(sample, rng, device)
 
 
-def _histogram(table: EmbeddingTable, batch_size: int) -> np.ndarray:  # type: ignore[type-arg]
+def _histogram(table: EmbeddingTable, batch_size: int) -> npt.NDArray[np.float64]:
     if table.reuse_histogram is None:
         return zipf_reuse_histogram(table.num_embeddings, table.pooling_factor * batch_size)
     histogram = np.asarray(table.reuse_histogram, dtype=np.float64)

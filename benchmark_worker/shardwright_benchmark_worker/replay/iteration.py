@@ -108,9 +108,9 @@ class RankReplay:
         self._sent = [count * own for count in samples]
         self._received = [num_samples * wide for wide in self._widths]
         self.pooled = torch.zeros(sum(self._received), device=device.torch_device)
-        self._views = [
+        self._views: list[torch.Tensor] = [
             part.view(num_samples, -1) if part.numel() else part.view(num_samples, 0)
-            for part in self.pooled.split(self._received)
+            for part in torch.split(self.pooled, self._received)
         ]
         self._sums = partial_sums(by_rank)
         self.gradient_sent = 1e-3 * torch.randn(len(self.pooled), device=device.torch_device)

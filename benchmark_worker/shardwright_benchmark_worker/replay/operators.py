@@ -81,9 +81,9 @@ class ShardOperators:
         """Propagates `[batch, width]` and updates the weights."""
         if not self._outputs:
             return
-        parts = gradient.split([output.shape[1] for output in self._outputs], dim=1)
+        parts = torch.split(gradient, [output.shape[1] for output in self._outputs], dim=1)
         for output, part in zip(self._outputs, parts, strict=True):
-            output.backward(part)
+            output.backward(part)  # type: ignore[no-untyped-call]
         self._outputs = []
 
 
@@ -107,7 +107,6 @@ class CopyOperators:
             operator.weights.data.fill_(_INITIAL_WEIGHT)
             self._dense.append(operator)
         self.weights = [operator.weights for operator in self._dense]
-        self._gradients = [torch.ones(()) for _ in self._dense]
         self._optimizer = _TORCH_OPTIMIZERS[optimizer](self.weights, lr=LEARNING_RATE)
         self._outputs: list[torch.Tensor] = []
 
@@ -121,14 +120,14 @@ class CopyOperators:
     def backward(self) -> torch.Tensor:
         """Propagates ones; returns the gradients of all copies, one after another."""
         for output in self._outputs:
-            output.backward(torch.ones_like(output))
+            output.backward(torch.ones_like(output))  # type: ignore[no-untyped-call]
         self._outputs = []
         return torch.cat([weights.grad.ravel() for weights in self.weights])
 
     def step(self, gradients: torch.Tensor) -> None:
         """Applies gradients, as `backward` returned them, reduced."""
         sizes = [weights.numel() for weights in self.weights]
-        for weights, gradient in zip(self.weights, gradients.split(sizes), strict=True):
+        for weights, gradient in zip(self.weights, torch.split(gradients, sizes), strict=True):
             weights.grad.copy_(gradient.view_as(weights))
         self._optimizer.step()
         self._optimizer.zero_grad()

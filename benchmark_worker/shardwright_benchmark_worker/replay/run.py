@@ -148,11 +148,11 @@ def _check_kernels(plan: PlannedJob, job: Job) -> None:
 
 def _check_memory(plan: PlannedJob, job: Job) -> None:
     """Compares tables with free memory on every rank before any is built; all ranks agree."""
-    needed = np.array(device_memory_bytes(plan.result.plan, plan.problem), dtype=np.float64)
+    needed = np.array(device_memory_bytes(plan.result.plan, plan.problem), dtype=np.int64)
     hosts = np.arange(job.world_size) // job.local_world_size
     if job.device.name == "cpu":
         # the ranks of a host share its memory
-        needed = np.bincount(hosts, weights=needed)[hosts]
+        needed = np.bincount(hosts, weights=needed)[hosts].astype(np.int64)
     gc.collect()
     free = job.gather(float(job.device.free_memory_bytes()))
     short = np.flatnonzero(needed > free)
@@ -161,5 +161,5 @@ def _check_memory(plan: PlannedJob, job: Job) -> None:
         where = "its host's ranks need" if job.device.name == "cpu" else "it needs"
         raise DeviceError(
             f"{plan.name}: does not fit into the memory of rank {rank}: {where} "
-            f"{needed[rank]:.0f} bytes for tables, {free[rank]:.0f} are free"
+            f"{needed[rank]} bytes for tables, {free[rank]:.0f} are free"
         )
