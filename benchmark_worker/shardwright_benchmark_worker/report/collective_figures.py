@@ -52,7 +52,7 @@ def _shapes(kind: Kind, tally: CollectiveTally, note: str) -> Figure:
         ),
         f"Shapes of jobs that the {tally.count:,} {name} ran on; darker (on a dark screen, "
         "brighter) is more. Plan only for shapes that lie among these.",
-        (Table("jobs", ("world size", "devices per host", name), rows, folded=True),),
+        (Table("jobs", ("world size", "devices per host", name), rows),),
     )
 
 

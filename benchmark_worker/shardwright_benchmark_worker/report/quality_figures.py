@@ -12,7 +12,7 @@ from shardwright_benchmark_worker.report.neighbours import Suspect, Worst
 from shardwright_benchmark_worker.report.operator_figures import WIDTH
 from shardwright_benchmark_worker.report.plots import count_table, heat, histogram
 from shardwright_benchmark_worker.report.tallies import DRIFT_PERCENT
-from shardwright_costmodel.reporting.drawing import picture
+from shardwright_costmodel.reporting.drawing import log_axis, picture
 from shardwright_costmodel.reporting.page import Cell, Figure, Table, number
 from shardwright_costmodel.reporting.style import Theme
 
@@ -44,11 +44,15 @@ def _noise(title: str, name: str, maps: dict[str, Histogram2D], note: str) -> Fi
             canvas.subplots(1, _MANY, squeeze=False)[0], maps.items(), strict=False
         ):
             heat(axes, theme, one, "time, ms", f"{title}, %", "rows")
+            # noise of 0.1 to 100 % always in view, so that pictures can be compared
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, 0.1), max(high, 100.0))
+            log_axis(axes.yaxis)
             axes.plot(
                 *one.quantiles_of_y(0.5), color=theme.series[1], marker="o", ms=3, label="median"
             )
             axes.set_title(quantity)
-            axes.legend(loc="upper right")
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
         for axes in canvas.axes[len(maps) : _MANY]:
             axes.set_axis_off()
 
@@ -60,8 +64,8 @@ def _noise(title: str, name: str, maps: dict[str, Histogram2D], note: str) -> Fi
             draw,
             note,
         ),
-        f"{title}, in percent of the median, by how long the row took; the line is the median of "
-        "rows of like time. Short times are the noisiest: a cost model cannot be more accurate "
+        f"{title[0].upper()}{title[1:]}, in percent of the median, by how long the row "
+        "took; the line is the median of rows of like time. Short times are the noisiest: a cost model cannot be more accurate "
         "there than this.",
         tuple(_noise_table(f"{title}: {quantity}", one) for quantity, one in maps.items()),
     )
@@ -74,7 +78,7 @@ def _noise_table(caption: str, one: Histogram2D) -> Table:
         for i, t in enumerate(columns[0][0])
     ]
     heads = ("around ms", "10 % of rows below, %", "half below, %", "90 % below, %")
-    return Table(caption, heads, tuple(rows), folded=True)
+    return Table(caption, heads, tuple(rows))
 
 
 def drift_figure(drift: Mapping[str, Histogram], note: str) -> Figure:
