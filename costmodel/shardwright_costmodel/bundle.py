@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -35,6 +35,8 @@ from shardwright_costmodel.storage import (
 FORMAT_VERSION = "2"
 """Format 1 had neither floors nor all-reduces."""
 MANIFEST_NAME = "manifest.json"
+REPORT_NAME = "report.html"
+"""What may lie beside a bundle for people to read; the manifest does not know it."""
 
 COMPUTE_ENCODER = "compute_encoder.onnx"
 COMPUTE_HEAD = "compute_head.onnx"
@@ -149,11 +151,14 @@ class Bundle:
         manifest: What it is.
         graphs: The graphs by file name, one for each of `GRAPH_NAMES`.
         url: Where it was read from, for messages; empty when it was never stored.
+        attachments: What is published beside it by file name, such as a report: never read back,
+            nor part of what the manifest vouches for.
     """
 
     manifest: Manifest
     graphs: Mapping[str, bytes]
     url: str = ""
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
     def describe(self, graph_name: str) -> str:
         """A graph's place, for messages."""
@@ -289,6 +294,7 @@ def _write_objects(filesystem: Any, root: str, bundle: Bundle) -> None:
 
 
 def _files_of(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
+    yield from bundle.attachments.items()
     for name in GRAPH_NAMES:
         yield name, bundle.graphs[name]
     yield MANIFEST_NAME, bundle.manifest.model_dump_json(indent=1).encode() + b"\n"

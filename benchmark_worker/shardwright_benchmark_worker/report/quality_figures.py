@@ -65,8 +65,8 @@ def _noise(title: str, name: str, maps: dict[str, Histogram2D], note: str) -> Fi
             note,
         ),
         f"{title[0].upper()}{title[1:]}, in percent of the median, by how long the row "
-        "took; the line is the median of rows of like time. Short times are the noisiest: a cost model cannot be more accurate "
-        "there than this.",
+        "took; the line is the median of rows of like time. Short times are the noisiest: a cost "
+        "model cannot be more accurate there than this.",
         tuple(_noise_table(f"{title}: {quantity}", one) for quantity, one in maps.items()),
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardwright.domain import CostModelSource
-from shardwright_costmodel.bundle import Manifest
+from shardwright_costmodel.bundle import REPORT_NAME, Manifest
 from shardwright_costmodel.reporting.page import (
     Block,
     Cell,
@@ -29,7 +30,6 @@ from shardwright_costmodel.training.report_figures import (
 if TYPE_CHECKING:
     from shardwright_costmodel.training.trainer import TrainingRun
 
-REPORT_NAME = "report.html"
 _CONDITIONS = {
     "compute": ("tables", "mean dim", "batch size"),
     "forward_comm": ("world size", "hosts", "batch size"),
@@ -39,6 +39,12 @@ _CONDITIONS = {
 }
 _EARLY_PERCENT = 5.0
 """A fit whose best epoch lies in the last so many percent may have had more to learn."""
+
+
+def with_report(run: TrainingRun) -> TrainingRun:
+    """The same run, whose bundle is published together with its report."""
+    attachments = {**run.bundle.attachments, **report_files(run)}
+    return replace(run, bundle=replace(run.bundle, attachments=attachments))
 
 
 def report_files(run: TrainingRun) -> dict[str, bytes]:
@@ -171,12 +177,19 @@ def _provenance(manifest: Manifest) -> Iterator[Block]:
         "fused operators": manifest.num_compute_measurements,
         "all-to-alls": manifest.num_comm_measurements,
         "all-reduces": manifest.num_all_reduce_measurements,
+        **{f"left out: {reason}": n for reason, n in manifest.num_left_out.items()},
     }
     yield Table("Trained on", ("kind", "rows"), tuple(counts.items()))
-    for caption, facts in (
-        ("Training", manifest.training),
-        ("Software", manifest.software),
-        ("Files and their sha256", manifest.files),
-    ):
-        if facts:
-            yield Table(caption, ("what", "value"), tuple(facts.items()))
+    several = {
+        "Hardware fingerprint: what measured": manifest.fingerprint,
+        "How the rows were drawn": manifest.sampling,
+    }
+    facts = {
+        **{c: {name: ", ".join(v) for name, v in of.items()} for c, of in several.items()},
+        "Training": manifest.training,
+        "Software": manifest.software,
+        "Files and their sha256": manifest.files,
+    }
+    for caption, rows in facts.items():
+        if rows:
+            yield Table(caption, ("what", "value"), tuple(rows.items()))
