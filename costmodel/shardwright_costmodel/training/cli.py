@@ -13,11 +13,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from shardwright_costmodel.bundle import NAME_PATTERN, REPORT_NAME, Manifest
-from shardwright_costmodel.errors import CostModelError
+from shardwright_costmodel.errors import CostModelError, without_secrets
 from shardwright_costmodel.publishing import EXIT_NOT_PROMOTED, Publication, publish
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.registry_view import print_publication
-from shardwright_costmodel.storage import without_secrets
 from shardwright_costmodel.training.data import load, load_like
 from shardwright_costmodel.training.fit import FitSettings
 from shardwright_costmodel.training.trainer import Report, train
