@@ -115,7 +115,7 @@ def full(
     ]
     write_part(root, Kind.COMM, "a", comm, metadata(0, 200))
     reductions = [
-        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 9.0}
+        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 12.0}
         for row in all_reduces
     ]
     write_part(root, Kind.ALL_REDUCE, "a", reductions, metadata(0, 150))

@@ -51,7 +51,7 @@ def outlines(
     for i, (name, one) in enumerate(counted.items()):
         edges, counts = one.filled()
         if len(counts):
-            style = ("-", "--", ":")[i % 3]
+            style = ("-", "--", ":", "-.")[i % 4]
             axes.stairs(
                 counts, edges, color=theme.series[i], linewidth=1.8, linestyle=style, label=name
             )

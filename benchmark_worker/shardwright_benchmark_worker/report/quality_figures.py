@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from shardwright_benchmark_worker.report.bins import Histogram, Histogram2D
 from shardwright_benchmark_worker.report.neighbours import Suspect, Worst
 from shardwright_benchmark_worker.report.operator_figures import WIDTH
-from shardwright_benchmark_worker.report.plots import count_table, heat, histogram
+from shardwright_benchmark_worker.report.plots import count_table, heat, outlines
 from shardwright_benchmark_worker.report.tallies import DRIFT_PERCENT
 from shardwright_costmodel.reporting.drawing import log_axis, picture
 from shardwright_costmodel.reporting.page import Cell, Figure, Table, number
@@ -85,31 +85,28 @@ def drift_figure(drift: Mapping[str, Histogram], note: str) -> Figure:
     """How far the reference kernel was from its time at the start."""
 
     def draw(canvas: Canvas, theme: Theme) -> None:
-        panels = canvas.subplots(1, len(drift), squeeze=False)[0]
-        for axes, (name, one) in zip(panels, drift.items(), strict=True):
-            histogram(axes, theme, one, "|drift| of the reference kernel, %", name)
-            axes.axvline(DRIFT_PERCENT, color=theme.series[1], linewidth=1.6)
-            axes.text(
-                DRIFT_PERCENT,
-                0.97,
-                f"  flagged from {DRIFT_PERCENT:g} %",
-                transform=axes.get_xaxis_transform(),
-                color=theme.series[1],
-                va="top",
-                fontsize=8.5,
-            )
+        axes = canvas.subplots()
+        outlines(axes, theme, drift, "drift of the reference kernel, % (slower or faster)", "rows")
+        axes.axvspan(DRIFT_PERCENT, axes.get_xlim()[1], color=theme.series[1], alpha=0.12)
+        axes.text(
+            DRIFT_PERCENT,
+            0.97,
+            f"  flagged from {DRIFT_PERCENT:g} %",
+            transform=axes.get_xaxis_transform(),
+            va="top",
+            fontsize=8.5,
+        )
 
-    width = min(WIDTH, 4.4 * len(drift))
     return Figure(
         picture(
             "drift",
             f"Histogram of the drift of the reference kernel, of {', '.join(drift)}",
-            (width, 2.8),
+            (0.65 * WIDTH, 3.0),
             draw,
             note,
         ),
         "How much slower or faster a fixed kernel ran around each row than at the start of the "
-        "run. Rows beyond the line were measured on a device that was throttled or shared.",
+        "run. Rows in the shaded range were measured on a device that was throttled or shared.",
         tuple(count_table(f"drift: {name}", "%", one, "rows") for name, one in drift.items()),
     )
 
