@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from html_page import HtmlPage, require_picture
+from rich.console import Console
 
 from shardwright.domain import CostModelSource
 from shardwright_costmodel.bundle import Bundle, read_bundle
 from shardwright_costmodel.registry import Registry
+from shardwright_costmodel.training.cli import reported
 from shardwright_costmodel.training.judge import UNSEEN, Predictions
 from shardwright_costmodel.training.report import report_files, report_page, with_report
 from shardwright_costmodel.training.report_figures import error_groups
@@ -105,6 +108,13 @@ def test_a_run_takes_its_report_along(run: TrainingRun) -> None:
     small = replace(run, predictions=run.predictions[:1])
     assert "report.html" in with_report(small).bundle.attachments
     assert not small.bundle.attachments
+
+
+def test_a_training_outlives_a_report_that_fails(training_run: TrainingRun) -> None:
+    nothing_to_draw = replace(training_run, predictions=())
+    log = Console(file=io.StringIO(), width=200)
+    assert reported(nothing_to_draw, log) is nothing_to_draw
+    assert "published without a report" in log.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_errors_are_grouped_by_what_was_measured() -> None:

@@ -19,7 +19,7 @@ from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.registry_view import print_publication
 from shardwright_costmodel.training.data import load, load_like
 from shardwright_costmodel.training.fit import FitSettings
-from shardwright_costmodel.training.trainer import Report, train
+from shardwright_costmodel.training.trainer import Report, TrainingRun, train
 
 _EXIT_USER_ERROR = 2
 
@@ -99,15 +99,14 @@ def shardwright_train(
                 report=_reporter(progress),
             )
         if report:
-            # matplotlib takes a second to load
-            from shardwright_costmodel.training.report import with_report
-
-            run = with_report(run)
+            run = reported(run, log)
         published = publish(Registry(out), run.bundle, promote_it=promote, force=force)
     except CostModelError as error:
         log.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(_EXIT_USER_ERROR) from error
-    page = f"{without_secrets(published.entry.url)}/{REPORT_NAME}" if report else None
+    page = None
+    if REPORT_NAME in run.bundle.attachments:
+        page = f"{without_secrets(published.entry.url)}/{REPORT_NAME}"
     if as_json:
         payload = published.as_json() | {"report": page}
         payload["manifest"] = run.bundle.manifest.model_dump(mode="json")
@@ -120,6 +119,19 @@ def shardwright_train(
     if published.refusal:
         log.print(f"error: {published.refusal}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_NOT_PROMOTED)
+
+
+def reported(run: TrainingRun, log: Console) -> TrainingRun:
+    """The run with its report; hours of training are not lost to a picture that cannot be drawn."""
+    try:
+        # matplotlib takes a second to load
+        from shardwright_costmodel.training.report import with_report
+
+        return with_report(run)
+    except Exception as error:
+        text = f"warning: published without a report, which failed: {error!r}"
+        log.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return run
 
 
 def _require_name(option: str, value: str | None) -> None:
