@@ -35,7 +35,8 @@ def collective_figures(kind: Kind, tally: CollectiveTally, note: str) -> list[Fi
 
 
 def _shapes(kind: Kind, tally: CollectiveTally, note: str) -> Figure:
-    hosts = len({per_host for _, per_host in tally.shapes})
+    worlds, hosted = (len({shape[i] for shape in tally.shapes}) for i in range(2))
+    width = min(WIDTH, 1.8 + 0.5 * worlds)
 
     def draw(canvas: Canvas, theme: Theme) -> None:
         grid_of_shapes(canvas.subplots(), theme, tally.shapes)
@@ -46,7 +47,7 @@ def _shapes(kind: Kind, tally: CollectiveTally, note: str) -> Figure:
         picture(
             f"{kind.value}-jobs",
             f"How many {name} there are of each world size and number of devices per host",
-            (WIDTH, 1.5 + 0.26 * hosts),
+            (width, 1.5 + 0.26 * hosted),
             draw,
             note,
         ),

@@ -253,7 +253,7 @@ def _drift(survey: Survey, note: str) -> list[Block]:
     flagged = [
         (part, rows, round(worst, 1))
         for drift in recorded.values()
-        for part, (rows, worst) in sorted(drift.parts.items(), key=lambda item: -item[1][0])[:20]
+        for part, (rows, worst) in sorted(drift.parts.items(), key=lambda item: -item[1][0])[:10]
     ]
     if flagged:
         heads = ("part", "flagged rows", "worst drift, %")

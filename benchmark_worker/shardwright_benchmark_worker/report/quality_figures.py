@@ -48,11 +48,8 @@ def _noise(title: str, name: str, maps: dict[str, Histogram2D], note: str) -> Fi
             low, high = axes.get_ylim()
             axes.set_ylim(min(low, 0.1), max(high, 100.0))
             log_axis(axes.yaxis)
-            axes.plot(
-                *one.quantiles_of_y(0.5), color=theme.series[1], marker="o", ms=3, label="median"
-            )
+            axes.plot(*one.quantiles_of_y(0.5), color=theme.series[1], marker="o", markersize=3)
             axes.set_title(quantity)
-            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
         for axes in canvas.axes[len(maps) : _MANY]:
             axes.set_axis_off()
 
