@@ -101,6 +101,7 @@ class Manifest(BaseModel):
         comm_columns: Input columns of the communication models, in order.
         all_reduce_columns: Input columns of the all-reduce model, in order.
         encoding_size: Channels of a shard's encoding.
+        peak_channels: The last channels, in which the floor of the computation is not convex.
         num_compute_measurements: Rows behind the compute model.
         num_comm_measurements: Rows (all-to-alls) behind the communication models.
         num_all_reduce_measurements: Rows behind the all-reduce model.
@@ -129,6 +130,7 @@ class Manifest(BaseModel):
     comm_columns: tuple[str, ...] = COMM_COLUMNS
     all_reduce_columns: tuple[str, ...] = ALL_REDUCE_COLUMNS
     encoding_size: int = Field(gt=0, le=4096)
+    peak_channels: int = Field(default=0, ge=0)
     num_compute_measurements: int = Field(ge=0)
     num_comm_measurements: int = Field(ge=0)
     num_all_reduce_measurements: int = Field(ge=0)

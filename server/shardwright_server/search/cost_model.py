@@ -56,8 +56,9 @@ class CostModel(Protocol):
     def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
         """A floor of `compute_ms`, `[m, e]` -> `[m, 2] float32`.
 
-        Convex, and nondecreasing in every channel; at most `compute_ms` for the encoding of any
-        device that holds something. For a row of zeros it is the limit from above, not 0.
+        Nondecreasing in every channel, and convex in all but the last `peak_channels` while those
+        are held; at most `compute_ms` for the encoding of any device that holds something. For a
+        row of zeros it is the limit from above, not 0.
         """
         ...
 
