@@ -24,6 +24,11 @@ class CostModel(Protocol):
         """Numbers in an encoding, `e`."""
         ...
 
+    @property
+    def peak_channels(self) -> int:
+        """Channels, the last ones, in which `compute_floor_ms` is not convex."""
+        ...
+
     def encode(self, shard_features: FloatArray) -> FloatArray:
         """Encodes shards, `[m, len(SHARD_COLUMNS)]` -> `[m, e] float32`.
 
@@ -101,6 +106,11 @@ class CountingCostModel:
     def encoding_size(self) -> int:
         """As `CostModel.encoding_size`."""
         return self._cost_model.encoding_size
+
+    @property
+    def peak_channels(self) -> int:
+        """As `CostModel.peak_channels`."""
+        return self._cost_model.peak_channels
 
     def encode(self, shard_features: FloatArray) -> FloatArray:
         """As `CostModel.encode`."""
