@@ -111,7 +111,7 @@ def test_weighing_whole_ways_to_cut_never_weakens_a_bound(monkeypatch):
 def test_a_table_too_hot_for_one_device_raises_the_bound(shipped_cost_model, monkeypatch):
     # whole it would be least work in all, but make its device the slowest by far
     tables = [table("hot", rows=10**7, dim=128, pooling=100.0)]
-    tables += [table(f"t{i}", rows=10**6, pooling=2.0 + i % 7) for i in range(40)]
+    tables += [table(f"t{i}", rows=10**6, pooling=20.0 + i % 7) for i in range(40)]
     task = problem(tables, devices=8)
     raised = bound(task, shipped_cost_model)
     assert raised <= plan(PlanRequest(task), shipped_cost_model, deadline_s=None).cost_ms
