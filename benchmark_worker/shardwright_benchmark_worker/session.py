@@ -119,8 +119,12 @@ class Session:
             self._watched(recording, todo),
             progress(recording.kind.value, sum(map(len, todo))) as advance,
         ):
+            began_s, drawing_before_s = time.perf_counter(), self.drawing_s
+            measuring_s = 0.0
 
             def on_row(row: Row, seconds: float) -> None:
+                nonlocal measuring_s
+                measuring_s += seconds
                 advance()
                 for watcher in self._watchers:
                     watcher.measured(recording, row, seconds)
@@ -137,6 +141,21 @@ class Session:
                     "part written",
                     extra={"part": i, "of": len(todo), "samples": len(indices), "url": url},
                 )
+            drawing_s = self.drawing_s - drawing_before_s
+            # what is left of the running time went into writing parts and telling watchers
+            seconds = {
+                "running_seconds": time.perf_counter() - began_s,
+                "measuring_seconds": measuring_s - drawing_s,
+                "drawing_seconds": drawing_s,
+            }
+            logger.info(
+                "recorded",
+                extra={
+                    "kind": recording.kind.value,
+                    "samples": sum(map(len, todo)),
+                    **{name: round(value, 3) for name, value in seconds.items()},
+                },
+            )
 
     @contextmanager
     def _watched(self, recording: Recording, todo: Sequence[range]) -> Iterator[None]:
