@@ -19,12 +19,12 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from shardwright_costmodel.errors import DatasetError
+from shardwright_costmodel.storage import filesystem_of, open_file, require_bucket
 
 FORMAT_VERSION = "1"
 _METADATA_KEY = b"shardwright"
@@ -196,7 +196,7 @@ def write_part(
         raise DatasetError(f"rows do not follow the {kind.value} schema: {error}") from error
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    filesystem, root = fsspec.core.url_to_fs(root_url)
+    filesystem, root = filesystem_of(root_url)
     target = f"{root}/{kind.value}/{name}.parquet"
     write_whole(filesystem, target, buffer.getvalue())
     return str(filesystem.unstrip_protocol(target))
@@ -247,7 +247,7 @@ def remove_orphans(root_url: str, kind: Kind, older_than_s: float = 3600.0) -> l
         kind: Whose folder.
         older_than_s: Seconds since the last change.
     """
-    filesystem, root = fsspec.core.url_to_fs(root_url)
+    filesystem, root = filesystem_of(root_url)
     folder = f"{root}/{kind.value}"
     if _shows_whole_objects(filesystem) or not filesystem.exists(folder):
         return []
@@ -268,8 +268,10 @@ def _age_s(filesystem: Any, path: str) -> float:
 
 def list_parts(root_url: str, kind: Kind) -> list[str]:
     """URLs of the parts of a kind, sorted by name; empty when there are none."""
-    filesystem, root = fsspec.core.url_to_fs(root_url)
+    filesystem, root = filesystem_of(root_url)
     paths = sorted(filesystem.glob(f"{root}/{kind.value}/*.parquet"))
+    if not paths:
+        require_bucket(filesystem, root)
     return [str(filesystem.unstrip_protocol(path)) for path in paths]
 
 
@@ -280,7 +282,7 @@ def read_part(url: str, kind: Kind) -> Part:
         DatasetError: Naming the part and what is wrong with it.
     """
     try:
-        with fsspec.open(url, "rb") as file:
+        with open_file(url) as file:
             # no threads of Arrow's: one that still winds down when the interpreter exits aborts it
             table = pq.read_table(file, use_threads=False, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
