@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -174,7 +174,7 @@ class Part:
 
 
 def write_part(
-    root_url: str, kind: Kind, name: str, rows: Sequence[dict[str, Any]], metadata: PartMetadata
+    root_url: str, kind: Kind, name: str, rows: Sequence[Mapping[Any, Any]], metadata: PartMetadata
 ) -> str:
     """Writes `<root>/<kind>/<name>.parquet` atomically and returns its URL.
 
