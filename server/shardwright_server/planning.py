@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 
 from shardwright.domain import (
+    Baseline,
     DeviceCost,
     DomainError,
     EvaluateRequest,
@@ -33,11 +35,14 @@ from shardwright_server.plan_warnings import provenance_warnings, type_warnings
 from shardwright_server.search.algorithms import SEARCHES
 from shardwright_server.search.baselines import baselines
 from shardwright_server.search.bound import lower_bound_ms
-from shardwright_server.search.budget import Budget
+from shardwright_server.search.budget import Budget, ShareSpent
 from shardwright_server.search.capacity import check_capacity
 from shardwright_server.search.cost import PlanCosts, PlanEvaluator
 from shardwright_server.search.cost_model import CostModel, CountingCostModel
 from shardwright_server.support import unknown_to_neuroshard
+
+_BOUND_SHARE, _BASELINES_SHARE = 0.25, 0.1
+"""Of the time that a limit leaves, at most; beyond, the answer does without."""
 
 
 def plan(
@@ -70,7 +75,7 @@ def plan(
         deadline_s,
         clock=lambda: math.inf if cancelled() else time.monotonic(),
     )
-    planner = _Planner(request, cost_model)
+    planner = _Planner(request, cost_model, budget)
 
     least_ms = math.inf
 
@@ -93,7 +98,7 @@ def plan(
 class _Planner:
     """One request on its way: what stands before the search, and what makes answers of plans."""
 
-    def __init__(self, request: PlanRequest, cost_model: CostModel) -> None:
+    def __init__(self, request: PlanRequest, cost_model: CostModel, budget: Budget) -> None:
         self._started_s = time.monotonic()
         self._request = request
         self._cost_model = cost_model
@@ -104,8 +109,14 @@ class _Planner:
         check_capacity(problem, options)
         self._counting = CountingCostModel(cost_model)
         self.evaluator = PlanEvaluator(problem, self._counting)
-        self._lower_bound_ms = lower_bound_ms(self.evaluator, options, self._counting)
-        self._baselines = baselines(self.evaluator, options.seed)
+        self._lower_bound_ms: float | None = None
+        self._baselines: tuple[Baseline, ...] = ()
+        with suppress(ShareSpent):
+            check = budget.share(_BOUND_SHARE)
+            self._lower_bound_ms = lower_bound_ms(self.evaluator, options, self._counting, check)
+        with suppress(ShareSpent):
+            check = budget.share(_BASELINES_SHARE)
+            self._baselines = baselines(self.evaluator, options.seed, check)
 
     def result(self, found: ShardingPlan, stopped_by: StoppedBy) -> PlanResult:
         """The answer that a plan makes."""

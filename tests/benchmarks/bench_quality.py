@@ -31,7 +31,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "10-60x4": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
         "annealing": 20,
-        "annealing_long": 4,
+        "annealing_long": 1,
         "annealing_rows": 4,
         "torchrec": 10,
         "torchrec_rows": 10,
@@ -39,7 +39,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "20-120x8": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
         "annealing": 20,
-        "annealing_long": 4,
+        "annealing_long": 1,
         "annealing_rows": 4,
         "torchrec": 3,
         "torchrec_rows": 3,

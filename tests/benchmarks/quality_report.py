@@ -51,7 +51,7 @@ def _how() -> list[str]:
         "Costs are ms per iteration by the roofline that made the cost model's training data, not",
         "by the model. `annealing` searches on that truth itself, from the best plan of NEUROSHARD",
         f"and the four rules of thumb, for {ANNEALING_S:g} s of processor time a task",
-        f"(`annealing_long` and `annealing_rows`: {LONG_ANNEALING_S:g} s). `*_rows` may also cut",
+        f"(`annealing_long`: {LONG_ANNEALING_S:g} s, with another seed). `*_rows` may also cut",
         "tables in rows. *Over best* compares with the cheapest plan that any side of the same",
         "sharding types found for the task; each comparison takes the tasks for which both sides",
         "have a plan, and *plans* says how many of the tasks asked those are. A side is asked",

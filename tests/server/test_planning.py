@@ -30,10 +30,11 @@ from shardwright.domain import (
     check_constraints,
     check_plan,
 )
+from shardwright_server import planning
 from shardwright_server.errors import NoPlanInTimeError
 from shardwright_server.planning import evaluate, plan
 from shardwright_server.search.beam import search_beam
-from shardwright_server.search.budget import Budget
+from shardwright_server.search.budget import Budget, ShareSpent
 from shardwright_server.search.cost import PlanEvaluator
 
 QUICK = SearchOptions(max_column_splits=2, beam_width=2, candidates=3, grid_steps=3)
@@ -366,3 +367,30 @@ def test_no_device_gets_two_shards_of_a_table():
     placed = [(shard.table, shard.device) for shard in found.shards]
     assert len(placed) == len(set(placed))
     assert check_plan(found, task)["big"] is ShardingType.COLUMN_WISE
+
+
+def test_out_of_time_the_bound_and_the_baselines_are_left_out_and_not_the_plan(monkeypatch):
+    task = random_task(3, tables=(20, 30), devices=4)
+
+    def too_long(*arguments):
+        raise ShareSpent
+
+    monkeypatch.setattr(planning, "lower_bound_ms", too_long)
+    monkeypatch.setattr(planning, "baselines", too_long)
+    found = plan(PlanRequest(task), FakeCostModel(), deadline_s=None)
+    check_plan(found.plan, task)
+    assert found.lower_bound_ms is None and found.gap is None
+    assert found.baselines == ()
+
+
+def test_a_share_of_the_time_is_spent_before_the_limit():
+    now_s = 0.0
+    budget = Budget(time_budget_s=10.0, deadline_s=40.0, clock=lambda: now_s)
+    check = budget.share(0.25)
+    now_s = 2.4
+    check()
+    now_s = 2.6
+    with pytest.raises(ShareSpent):
+        check()
+    now_s = 1e9
+    Budget(clock=lambda: now_s).share(0.1)()

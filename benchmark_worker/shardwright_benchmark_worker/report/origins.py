@@ -13,7 +13,10 @@ _MOST_ORIGINS = 12
 def same_and_different(provenance: Provenance) -> list[Block]:
     """First what all parts share, then a column for each group of parts that differ."""
     differing = provenance.differing()
-    shared: list[tuple[Cell, ...]] = list(provenance.shared().items())
+    first = dict(provenance.origins[0].facts)
+    shared: list[tuple[Cell, ...]] = [
+        (name, value) for name, value in first.items() if name not in differing
+    ]
     blocks: list[Block] = []
     if differing:
         blocks += [
@@ -25,7 +28,7 @@ def same_and_different(provenance: Provenance) -> list[Block]:
         ]
     else:
         blocks.append(Prose("All parts were made by the same hardware and software."))
-    blocks.append(Table("The same in all parts that say so", ("what", "value"), tuple(shared)))
+    blocks.append(Table("The same in all parts", ("what", "value"), tuple(shared)))
     return blocks
 
 
@@ -55,17 +58,9 @@ def progress_table(provenance: Provenance) -> Table:
     """What each worker has done."""
     return Table(
         "By worker (the host of the fingerprint, or else the device)",
-        ("worker", "folder", "seed", "parts", "rows", "samples", "reference kernel, ms"),
+        ("worker", "folder", "seed", "parts", "rows", "samples"),
         tuple(
-            (
-                p.worker,
-                f"{p.kind}/",
-                p.seed or "not said",
-                len(p.parts),
-                p.rows,
-                p.indices,
-                p.reference_ms,
-            )
+            (p.worker, f"{p.kind}/", p.seed or "not said", len(p.parts), p.rows, p.indices)
             for p in provenance.progress()
         ),
     )

@@ -9,8 +9,6 @@ from shardwright_costmodel.dataset import Kind, PartMetadata
 
 _WORKER_KEYS = ("worker", "host", "device")
 """What tells workers apart, the first that a fingerprint has."""
-_OF_ONE_RUN = frozenset({"reference_ms", "clock_mhz", "memory_clock_mhz", "throttle_reasons"})
-"""Facts of a moment, which differ between two runs of the same hardware."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,6 @@ class PartRecord:
         first: Index of its first sample; None when it does not say.
         last: Index of its last sample.
         worker: Who measured it.
-        reference_ms: What the reference kernel took when measuring began; None when it does not
-            say.
     """
 
     name: str
@@ -38,7 +34,6 @@ class PartRecord:
     first: int | None
     last: int | None
     worker: str
-    reference_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +48,12 @@ class Origin:
 
     @classmethod
     def of(cls, metadata: PartMetadata) -> Origin:
-        """Reads the metadata of a part; facts of a moment are left out."""
-        lasting = {k: v for k, v in metadata.fingerprint.items() if k not in _OF_ONE_RUN}
+        """Reads the metadata of a part."""
         return cls(
             (
                 ("hardware", str(metadata.hardware)),
                 ("source", str(metadata.source)),
-                *_sorted("fingerprint", lasting),
+                *_sorted("fingerprint", metadata.fingerprint),
                 *_sorted("software", metadata.software),
             )
         )
@@ -99,20 +93,12 @@ class Provenance:
                 first=first,
                 last=last,
                 worker=str(found[0]) if found else "not said",
-                reference_ms=_number(metadata.fingerprint.get("reference_ms")),
             )
         )
 
     def values(self, fact: str) -> list[str]:
-        """Distinct values of a fact over the origins that state it, in the order found."""
-        facts = (dict(origin.facts) for origin in self.origins)
-        return list(dict.fromkeys(of[fact] for of in facts if fact in of))
-
-    def shared(self) -> dict[str, str]:
-        """Facts on which all origins that state them agree."""
-        names = dict.fromkeys(name for origin in self.origins for name, _ in origin.facts)
-        found = {name: self.values(name) for name in names}
-        return {name: values[0] for name, values in found.items() if len(values) == 1}
+        """Distinct values of a fact over all origins, in the order found."""
+        return list(dict.fromkeys(dict(o.facts).get(fact, "not said") for o in self.origins))
 
     def differing(self) -> list[str]:
         """Names of facts on which origins differ."""
@@ -145,13 +131,6 @@ class Provenance:
         return found
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
-
-
 def _whole(text: str | None) -> int | None:
     try:
         return None if text is None else int(text)
@@ -172,15 +151,6 @@ class WorkerProgress:
     def rows(self) -> int:
         """Rows in all parts."""
         return sum(part.rows for part in self.parts)
-
-    @property
-    def reference_ms(self) -> str:
-        """What the reference kernel took at the start of its runs, from least to most."""
-        found = [part.reference_ms for part in self.parts if part.reference_ms is not None]
-        if not found:
-            return "not said"
-        low, high = f"{min(found):.3g}", f"{max(found):.3g}"
-        return low if low == high else f"{low} to {high}"
 
     @property
     def indices(self) -> str:

@@ -47,8 +47,7 @@ def facts_grid() -> Table:
     """Two columns: what, and its value."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
-    # a long name goes on in the next line: cut off it would be of no use
-    grid.add_column(overflow="fold")
+    grid.add_column()
     return grid
 
 

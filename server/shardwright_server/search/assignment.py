@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.domain import Shard, ShardingPlan, merge_columns
+from shardwright.domain import Shard, ShardingPlan
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.cost import PlanCosts
 from shardwright_server.search.lots import BoolArray, LotBook, Spread
@@ -63,18 +63,6 @@ class Assignment:
         self.closed: BoolArray = ~book.allowed
         self.closed[self.lots, self.devices] = True
         self._sum_devices()
-
-    @classmethod
-    def of_columns(cls, book: LotBook, plan: ShardingPlan) -> Assignment:
-        """The assignment of a plan of whole and column-cut tables, where each table is a lot."""
-        lots = {table.name: i for i, table in enumerate(book.evaluator.problem.tables)}
-        shards = merge_columns(plan).shards
-        kinds = book.units((lots[shard.table], shard.num_columns) for shard in shards)
-        units = (
-            Unit(lots[shard.table], kind, shard.device)
-            for shard, kind in zip(shards, kinds, strict=True)
-        )
-        return cls(book, units, {})
 
     def _sum_devices(self) -> None:
         catalog = self.book.catalog

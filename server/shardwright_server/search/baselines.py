@@ -43,21 +43,26 @@ SCORES: Mapping[str, ScoreFunction] = {
 }
 
 
-def baselines(evaluator: PlanEvaluator, seed: int) -> tuple[Baseline, ...]:
+def baselines(
+    evaluator: PlanEvaluator, seed: int, on_step: Callable[[], None] = lambda: None
+) -> tuple[Baseline, ...]:
     """The greedy heuristics in the order of `SCORES`, then `random`; all costed in one batch.
 
     Args:
         evaluator: Of the problem.
         seed: Of the random placement.
+        on_step: Called before each table is placed; may raise to stop.
     """
     problem = evaluator.problem
     tables = np.array(evaluator.catalog.whole_tables(), dtype=np.int64)
     table_bytes, memory = evaluator.catalog.memory_bytes[tables], evaluator.memory_bytes
     placed = {
-        name: _greedy(np.array([score(problem, t) for t in problem.tables]), table_bytes, memory)
+        name: _greedy(
+            np.array([score(problem, t) for t in problem.tables]), table_bytes, memory, on_step
+        )
         for name, score in SCORES.items()
     }
-    placed["random"] = _random(seed, table_bytes, memory)
+    placed["random"] = _random(seed, table_bytes, memory, on_step)
     found = {name: Layout(tables, devices) for name, devices in placed.items() if len(devices)}
     cost_ms: dict[str, float] = {}
     if found:
@@ -66,12 +71,18 @@ def baselines(evaluator: PlanEvaluator, seed: int) -> tuple[Baseline, ...]:
     return tuple(Baseline(name, cost_ms.get(name)) for name in placed)
 
 
-def _greedy(scores: Float64Array, table_bytes: IntArray, memory_bytes: IntArray) -> IntArray:
+def _greedy(
+    scores: Float64Array,
+    table_bytes: IntArray,
+    memory_bytes: IntArray,
+    on_step: Callable[[], None],
+) -> IntArray:
     """The device of each table, `[tables] int64`; empty when a table finds no room."""
     devices = np.empty(len(scores), dtype=np.int64)
     free_bytes = memory_bytes.copy()
     score_sums = np.zeros(len(free_bytes))
     for table in np.argsort(-scores, kind="stable"):
+        on_step()
         fits = np.flatnonzero(free_bytes >= table_bytes[table])
         if not len(fits):
             return devices[:0]
@@ -82,12 +93,15 @@ def _greedy(scores: Float64Array, table_bytes: IntArray, memory_bytes: IntArray)
     return devices
 
 
-def _random(seed: int, table_bytes: IntArray, memory_bytes: IntArray) -> IntArray:
+def _random(
+    seed: int, table_bytes: IntArray, memory_bytes: IntArray, on_step: Callable[[], None]
+) -> IntArray:
     """As `_greedy`: tables in order, each to any device with room, equally likely."""
     generator = random.Random(seed)
     devices = np.empty(len(table_bytes), dtype=np.int64)
     free_bytes = memory_bytes.copy()
     for table, needed in enumerate(table_bytes):
+        on_step()
         fits = np.flatnonzero(free_bytes >= needed)
         if not len(fits):
             return devices[:0]

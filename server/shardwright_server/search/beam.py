@@ -25,17 +25,16 @@ Otherwise than there:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from shardwright.domain import SearchOptions, Shard, ShardingPlan, ShardingProblem, StoppedBy
-from shardwright_server.search.budget import Budget, OutOfTime
+from shardwright.domain import SearchOptions, Shard, ShardingPlan, ShardingProblem
+from shardwright_server.search.budget import Budget
 from shardwright_server.search.capacity import no_plan_error
 from shardwright_server.search.cost import PlanEvaluator
-from shardwright_server.search.outcome import OnImprovement, SearchOutcome
+from shardwright_server.search.outcome import OnImprovement, SearchOutcome, run_to_end
 from shardwright_server.search.pieces import IntArray, Piece, PieceCatalog, can_halve
 from shardwright_server.search.placement import NOTHING, Placements, dim_caps, place
 
@@ -65,28 +64,7 @@ def search_beam(
         InsufficientMemoryError: When no state that was reached fits, saying which piece did not.
         NoPlanInTimeError: When the deadline passes before a plan is found.
     """
-    search = _BeamSearch(evaluator, options, budget, on_improvement)
-    try:
-        search.run()
-        stopped_by = StoppedBy.COMPLETED
-    except OutOfTime as stop:
-        stopped_by = stop.stopped_by
-    best = search.best
-    return SearchOutcome(_to_plan(best.state, best.devices, evaluator), stopped_by)
-
-
-def beam_plan(
-    evaluator: PlanEvaluator, options: SearchOptions, budget: Budget
-) -> ShardingPlan | None:
-    """The plan of `search_beam` for a caller that has one to fall back on; None without one.
-
-    When time runs out it is the best so far.
-    """
-    search = _BeamSearch(evaluator, options, budget, None)
-    with contextlib.suppress(OutOfTime):
-        search.run()
-    best = search.best
-    return _to_plan(best.state, best.devices, evaluator) if best.state else None
+    return run_to_end(_BeamSearch(evaluator, options, budget, on_improvement))
 
 
 class _BeamSearch:
@@ -128,6 +106,10 @@ class _BeamSearch:
             kept.append(beam)
         if not self._budget.plan_found:
             self._place_without_cap(kept, total_dim)
+
+    def plan(self) -> ShardingPlan:
+        """The best plan so far."""
+        return _to_plan(self.best.state, self.best.devices, self._evaluator)
 
     def _place_level(self, states: list[State], caps: list[int]) -> list[float]:
         """Places states of equal length, equal ones once, and returns their costs."""

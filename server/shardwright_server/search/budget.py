@@ -21,6 +21,10 @@ class OutOfTime(Exception):
         super().__init__(stopped_by.value)
 
 
+class ShareSpent(Exception):
+    """Unwinds work beside the search that has used up its share of the time."""
+
+
 class Budget:
     """The two limits of a search, and whether it already has a plan to fall back on.
 
@@ -67,3 +71,18 @@ class Budget:
                 "the deadline passed before any plan that fits into memory was found; allow more "
                 "time, or lower max_column_splits, beam_width, candidates or grid_steps"
             )
+
+    def share(self, part: float) -> Callable[[], None]:
+        """A check for work beside the search, which may take a part of the time that is left.
+
+        Returns:
+            As `check`, but raises ShareSpent once that part is over; never without a limit.
+        """
+        now_s = self._clock()
+        end_s = now_s + part * (self._stop_s - now_s)
+
+        def check() -> None:
+            if self._clock() >= end_s:
+                raise ShareSpent
+
+        return check

@@ -24,13 +24,13 @@ from shardwright_server.search.pieces import Float64Array, IntArray
 
 MIN_GAIN = 1e-4
 """Relative; gains below are the cost model's noise."""
-_MIN_LEVELLING = 1e-3
+MIN_LEVELLING = 1e-3
 """Relative gain of the two changed devices that is worth a move of its own."""
 _SHORTLIST = 16
 """Moves whose computation is predicted exactly in each step."""
 _COMM_ROWS = 32
 """Devices whose transfers are predicted in each step, for the best of the shortlist."""
-_VANISHED = 1e-5
+VANISHED = 1e-5
 """Channels that fall below this share when a unit leaves are rounding errors."""
 
 
@@ -106,7 +106,7 @@ class Climber:
         a = self.assignment
         gain_ms = a.cost_ms - look.costs.cost_ms
         worth = (gain_ms > MIN_GAIN * a.cost_ms) | (
-            (gain_ms >= 0.0) & (look.levelled_ms > _MIN_LEVELLING * a.cost_ms)
+            (gain_ms >= 0.0) & (look.levelled_ms > MIN_LEVELLING * a.cost_ms)
         )
         if not worth.any():
             return False
@@ -161,7 +161,7 @@ class Climber:
         before[:, 0] = a.encodings[moves.source]
         before[:, 1] = a.encodings[moves.target]
         after += before
-        after[after < np.float32(_VANISHED) * before] = 0.0
+        after[after < np.float32(VANISHED) * before] = 0.0
         compute_ms = a.book.evaluator.compute_ms(after.reshape(-1, after.shape[2]))
         return compute_ms.reshape(-1, 2), after
 

@@ -7,7 +7,7 @@ weights of the channels: the least weighted sum that a single way gives, which i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,37 +85,30 @@ class LeastWork:
         least[self.free] = 0.0
         return np.where(np.isfinite(least), least, 0.0)
 
-    def least_peaks(self, channels: int) -> FloatArray:
-        """Of each table, what every device that holds a piece of it has in the last channels.
-
-        Returns:
-            `[t, channels]`; 0 for free tables, those that fit in no way, and where ways are not
-            kept.
-        """
-        first = self.total.shape[1] - channels
-        least = np.full((len(self.total), channels), np.inf, dtype=np.float32)
-        for way in self.ways or ():
-            peaks = np.where(way.allowed[:, :, None], way.encodings[:, :, first:], np.inf)
-            np.minimum.at(least, way.tables, peaks.min(axis=1))
-        least[self.free] = 0.0
-        return np.where(np.isfinite(least), least, np.float32(0.0))
-
 
 def least_work(
-    evaluator: PlanEvaluator, options: SearchOptions, cost_model: CostModel
+    evaluator: PlanEvaluator,
+    options: SearchOptions,
+    cost_model: CostModel,
+    on_step: Callable[[], None] = lambda: None,
 ) -> LeastWork:
     """The least work of every table, over all that its constraints and memory allow.
 
     A way that memory forbids in truth may still be counted as allowed: that lowers the result.
     """
-    return _Collector(evaluator, options, cost_model).collect()
+    return _Collector(evaluator, options, cost_model, on_step).collect()
 
 
 class _Collector:
     def __init__(
-        self, evaluator: PlanEvaluator, options: SearchOptions, cost_model: CostModel
+        self,
+        evaluator: PlanEvaluator,
+        options: SearchOptions,
+        cost_model: CostModel,
+        on_step: Callable[[], None],
     ) -> None:
         self._evaluator = evaluator
+        self._on_step = on_step
         self._problem = evaluator.problem
         self._options = options
         self._cost_model = cost_model
@@ -210,6 +203,7 @@ class _Collector:
         if allowed is None:
             allowed = np.array([kind in types for types in self._types])
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
+            self._on_step()
             parts = {"copies": devices} if copies else {"row_parts": devices}
             encodings = self._cost_model.encode(self._features(indices, **parts))
             self._keep(Spread(indices, encodings[:, None], devices, copies))
@@ -258,6 +252,7 @@ class _Collector:
             widths: Rising, in units; the last is the whole table's.
             least: Narrowest piece, in units; 0: the tables are not cut.
         """
+        self._on_step()
         units = int(widths[-1])
         features = np.repeat(self._features(indices)[:, None], len(widths), axis=1)
         features[:, :, NUM_COLUMNS_INDEX] = COLUMN_MULTIPLE * widths

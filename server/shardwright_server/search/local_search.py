@@ -1,13 +1,14 @@
-"""The default search: cut, place, climb, kick and climb again (algorithm LOCAL_SEARCH).
+"""The default search: cut, place, climb, repack or kick and climb again (algorithm LOCAL_SEARCH).
 
 1. `cuts`       Lots are cut in several ways, from as little as memory allows to ever finer.
 2. `construct`  All ways are placed greedily in lockstep; the cheapest plans are kept.
    `packing`    Where none fits into memory, memory alone decides.
-3. `climb`      Single moves improve them until none helps. Where the problem is small and
-                constraints allow it, NEUROSHARD's plan (`beam`) is one more start: no answer is
-                worse by the cost models.
-4. `kicks`      One lot is cut in another way, or a few units change places at random; the climb
-                begins again from there, and what is cheaper by more than noise is kept.
+3. Small problems: `swarm` climbs from the best of these plans in lockstep. Then, a few times, some
+   devices of the latest plan are emptied and filled again in many ways (`repack`), of which the
+   best are climbed from in a swarm.
+4. Others: `climb` betters the plans by single moves. Then one lot is cut in another way, or a few
+   units change places at random (`kicks`); the climb begins again from there, and what is
+   cheaper by more than noise is kept.
 
 The effort is bounded by a number of steps that follows from the problem's size, never by the
 clock: the same request gives the same plan. Only a time budget or deadline ends it earlier.
@@ -17,19 +18,22 @@ from __future__ import annotations
 
 import random
 
-from shardwright.domain import SearchOptions, StoppedBy
+from shardwright.domain import SearchOptions, ShardingPlan
 from shardwright_server.search.assignment import Assignment
-from shardwright_server.search.beam import beam_plan
-from shardwright_server.search.budget import Budget, OutOfTime
+from shardwright_server.search.budget import Budget
 from shardwright_server.search.capacity import no_room_error
 from shardwright_server.search.climb import MIN_GAIN, Climber
-from shardwright_server.search.construct import Lane, construct
+from shardwright_server.search.construct import Lane, construct, place_all
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cuts, Cutter
+from shardwright_server.search.greedy import Greedy
 from shardwright_server.search.kicks import Switch, shake, switches
 from shardwright_server.search.lots import LotBook
-from shardwright_server.search.outcome import OnImprovement, SearchOutcome
+from shardwright_server.search.outcome import OnImprovement, SearchOutcome, run_to_end
 from shardwright_server.search.packing import Misfit, pack
+from shardwright_server.search.repack import Repacker
+from shardwright_server.search.swarm import Swarm
+from shardwright_server.search.swarm_moves import UnitTable
 
 _SHARES = (1.0, 0.6)
 """Of the average device: cutting pauses where no unit exceeds the first, ends at the second."""
@@ -55,12 +59,20 @@ _FIRST_CLIMB = 3
 """The first climb may take so many times these steps."""
 _STARTS = 2
 """Greedy plans from which a climb begins."""
-_MOST_BEAM_CELLS = 1000
-"""Lots times devices up to which NEUROSHARD's plan is a start: beyond, it takes seconds."""
 _CLIMB_STEPS = 12
 """A climb after a kick, or from another start, ends here if it was not better before."""
 _SHAKES = 2
 """For each switch."""
+
+_MOST_SWARM_CELLS = 1000
+"""Lots times devices of a problem that is searched in swarms."""
+_SWARM_CELLS = 24_000
+_LEAST_SWARM, _MOST_SWARM = 4, 16
+"""Climbs of a swarm: so many cells over the number of lots squared, times devices."""
+_FIRST_SWARM_STEPS, _SWARM_STEPS = 24, 12
+_ROUNDS = 4
+_REPACKED = 32
+"""Swarms after the first, and ways to repack that each begins with."""
 
 
 def search_locally(
@@ -75,13 +87,7 @@ def search_locally(
         InsufficientMemoryError: When no plan was found that fits, saying which table did not.
         NoPlanInTimeError: When the deadline passes before a plan is found.
     """
-    search = _LocalSearch(evaluator, options, budget, on_improvement)
-    try:
-        search.run()
-        stopped_by = StoppedBy.COMPLETED
-    except OutOfTime as stop:
-        stopped_by = stop.stopped_by
-    return SearchOutcome(search.best.to_plan(), stopped_by)
+    return run_to_end(_LocalSearch(evaluator, options, budget, on_improvement))
 
 
 class _LocalSearch:
@@ -109,13 +115,14 @@ class _LocalSearch:
 
     def run(self) -> None:
         """Searches to the end; `best` holds a plan unless this raises another than OutOfTime."""
+        if self._is_small() and self._run_swarms():
+            return
         first, *others = self._starts()
         self._keep(first)
         self._climber = Climber(first.copy(), self._budget.check)
         self._climb(self._climber, _FIRST_CLIMB * self._steps_left)
         for start in others:
             self._climb_from(start)
-        self._climb_from_neuroshard()
         tried: set[Switch] = set()
         queue = switches(self.best)
         while self._steps_left > 0:
@@ -128,6 +135,54 @@ class _LocalSearch:
                 better = better or self._climb_from(shake(self.best, self._random))
             if better:
                 queue = switches(self.best)
+
+    def _is_small(self) -> bool:
+        return len(self._book.lots) * self._book.num_devices <= _MOST_SWARM_CELLS
+
+    def _run_swarms(self) -> bool:
+        """Climbs in swarms from greedy plans, then from repacked ones; False where none fits."""
+        book = self._book
+        lanes = [Lane(cuts, cap) for cuts in self._ways() for cap in _CAPS]
+        placed = place_all(book, lanes, self._budget.check)
+        table = UnitTable(book)
+        if not self._swarm(table, placed, _FIRST_SWARM_STEPS):
+            return False
+        repacker = Repacker(book, self._random)
+        for _ in range(min(_ROUNDS, len(book.lots) // 3)):
+            repacked = repacker.starts(self._latest, _REPACKED)
+            self._swarm(table, Greedy(book, repacked, self._budget.check), _SWARM_STEPS)
+        return True
+
+    def _swarm(self, table: UnitTable, placed: Greedy, steps: int) -> bool:
+        """Climbs from the best of placed lanes; the best of it is what comes latest."""
+        chosen = self._chosen(placed)
+        if not chosen:
+            return False
+        if not self._budget.plan_found:
+            self._keep(placed.assignment(chosen[0]))
+        swarm = Swarm(self._book, table, placed, chosen)
+        try:
+            swarm.climb(steps, self._budget.check)
+        finally:  # out of time, too
+            self._latest = swarm.assignment(int(swarm.cost_ms.argmin()))
+            self._keep(self._latest)
+        return True
+
+    def _chosen(self, placed: Greedy) -> list[int]:
+        """The cheapest lanes, of different costs; half of them without any spread lot, if any."""
+        lots, devices = len(self._book.lots), self._book.num_devices
+        most = _SWARM_CELLS * devices // lots**2
+        most = max(_LEAST_SWARM, min(_MOST_SWARM, most, lots))
+        by_cost = {float(placed.cost_ms[lane]): lane for lane in reversed(placed.by_cost())}
+        lanes = [by_cost[cost_ms] for cost_ms in sorted(by_cost)]
+        whole = [lane for lane in lanes if not placed.starts[lane].spreads][: most // 2]
+        others = [lane for lane in lanes if lane not in whole]
+        chosen = {*whole, *others[: most - len(whole)]}
+        return [lane for lane in lanes if lane in chosen]
+
+    def plan(self) -> ShardingPlan:
+        """The best plan so far."""
+        return self.best.to_plan()
 
     def _starts(self) -> list[Assignment]:
         """The cheapest greedy plans, or one that fits.
@@ -161,23 +216,6 @@ class _LocalSearch:
             if not columns_only:
                 ways.append(cutter.all_spread())
         return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
-
-    def _climb_from_neuroshard(self) -> None:
-        """Takes NEUROSHARD's plan if it is better, and climbs from there."""
-        book = self._book
-        if len(book.lots) * book.num_devices > _MOST_BEAM_CELLS or not self._is_neuroshards():
-            return
-        plan = beam_plan(book.evaluator, self._options, self._budget)
-        if plan is not None and self._keep(Assignment.of_columns(book, plan)):
-            self._climber = self._climber.restarted(self.best.copy())
-            self._climb(self._climber, _CLIMB_STEPS)
-
-    def _is_neuroshards(self) -> bool:
-        """Whether constraints allow all that NEUROSHARD does: tables whole or cut, anywhere."""
-        return bool(self._book.allowed.all()) and all(
-            len(lot.tables) == 1 and lot.whole and (lot.cut or lot.columns < 2 * lot.min_width)
-            for lot in self._book.lots
-        )
 
     def _climb_from(self, assignment: Assignment) -> bool:
         """Climbs from a kicked assignment; whether that led to a better plan."""
