@@ -86,6 +86,7 @@ $(MODELLED:%=bundle-%): bundle-%: install
 	    --out build/bundles --no-promote --name roofline --seed 0 --epochs 40
 	rm -rf $(SHIPPED)/$*
 	cp -r build/bundles/$* $(SHIPPED)/
+	rm -f $(SHIPPED)/$*/*/report*
 
 deploy:          ## apply deploy/kubernetes/overlays/$(OVERLAY) to the current kubectl context
 	deploy/deploy.sh $(OVERLAY)

@@ -61,7 +61,7 @@ delete job -n $namespace ${running% }"
     0) echo "deploy: no difference" ;;
     1) ;;
     *) stop 1 "the cluster refuses the manifests (above); nothing was applied. A missing kind \
-'ServiceMonitor' means: install the Prometheus operator, or take components/monitoring out" ;;
+'ServiceMonitor' or 'PodMonitor' means: install the Prometheus operator, or take components/monitoring out" ;;
     esac
 fi
 

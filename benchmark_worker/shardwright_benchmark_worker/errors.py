@@ -4,8 +4,9 @@ WorkerError
 ├── PoolError         the table pool is missing or damaged; names file and line
 ├── ProfileError      no such roofline profile; lists those there are
 ├── DeviceError       the device is missing, or cannot do what was asked
-├── LaunchError       a communication benchmark was started wrongly
+├── LaunchError       a job of several processes was started wrongly
 │   └── LostRankError another of its processes is lost; may pass
+├── PlanFileError     a plan or its request cannot be read, or the two do not fit
 ├── StoreError        the dataset's store is away or full; may pass
 └── OptionError       an option is out of range or does not fit the others
 
@@ -38,13 +39,17 @@ class DeviceError(WorkerError):
 
 
 class LaunchError(WorkerError):
-    """A communication benchmark was started wrongly."""
+    """A job of several processes was started wrongly."""
 
 
 class LostRankError(LaunchError):
-    """Another process of a communication benchmark is lost."""
+    """Another process of a job is lost."""
 
     exit_status = 1
+
+
+class PlanFileError(WorkerError):
+    """A plan or its request cannot be read, or the two do not fit."""
 
 
 class StoreError(WorkerError):

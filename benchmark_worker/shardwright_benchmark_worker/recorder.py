@@ -90,10 +90,7 @@ class Recording:
 
     def parts(self) -> list[range]:
         """The indices of each of this worker's parts, in order."""
-        starts = range(self.start_index, self.indices.stop, self.part_size)
-        return self.share.take(
-            [range(start, min(start + self.part_size, self.indices.stop)) for start in starts]
-        )
+        return self.share.take(cut(self.indices, self.part_size))
 
     @property
     def sequence(self) -> str:
@@ -139,6 +136,12 @@ class Recording:
         )
 
 
+def cut(indices: range, part_size: int) -> list[range]:
+    """The indices of each part of a fleet, in order."""
+    starts = indices[::part_size]
+    return [range(start, min(start + part_size, indices.stop)) for start in starts]
+
+
 def parse_part_name(name: str) -> tuple[str, range] | None:
     """The sequence and the indices in the name of a part; None for a name that is not ours."""
     match = _PART_NAME.fullmatch(name)
@@ -153,6 +156,7 @@ def record_part(
     indices: range,
     measure: Measure,
     on_row: Callable[[Row, float], None] = lambda row, seconds: None,
+    summary: Callable[[], Mapping[str, str]] = dict,
 ) -> str:
     """Measures the samples of one part and writes it; returns its URL.
 
@@ -161,8 +165,10 @@ def record_part(
         indices: One of `recording.parts()`.
         measure: Called once.
         on_row: Called after every row, with the seconds it took.
+        summary: Called after the last row: how measuring went, for the part's metadata.
     """
-    return write_rows(recording, indices, measure_part(indices, measure, on_row))
+    rows = measure_part(indices, measure, on_row)
+    return write_rows(recording, indices, rows, summary())
 
 
 def measure_part(
@@ -179,12 +185,9 @@ def measure_part(
 
 
 def write_rows(
-    recording: Recording,
-    indices: range,
-    rows: list[Row],
-    measuring: Mapping[str, str] | None = None,
+    recording: Recording, indices: range, rows: list[Row], measuring: Mapping[str, str]
 ) -> str:
     """Writes the rows of one part, and how measuring them went; returns its URL."""
     name = recording.part_name(indices)
-    metadata = recording.metadata(indices, measuring or {})
+    metadata = recording.metadata(indices, measuring)
     return write_part(recording.out_url, recording.kind, name, rows, metadata)

@@ -15,7 +15,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -35,6 +35,8 @@ from shardwright_costmodel.storage import (
 FORMAT_VERSION = "2"
 """Format 1 had neither floors nor all-reduces."""
 MANIFEST_NAME = "manifest.json"
+REPORT_NAME = "report.html"
+"""What may lie beside a bundle for people to read; the manifest does not know it."""
 
 COMPUTE_ENCODER = "compute_encoder.onnx"
 COMPUTE_HEAD = "compute_head.onnx"
@@ -99,6 +101,7 @@ class Manifest(BaseModel):
         comm_columns: Input columns of the communication models, in order.
         all_reduce_columns: Input columns of the all-reduce model, in order.
         encoding_size: Channels of a shard's encoding.
+        peak_channels: The last channels, in which the floor of the computation is not convex.
         num_compute_measurements: Rows behind the compute model.
         num_comm_measurements: Rows (all-to-alls) behind the communication models.
         num_all_reduce_measurements: Rows behind the all-reduce model.
@@ -127,6 +130,7 @@ class Manifest(BaseModel):
     comm_columns: tuple[str, ...] = COMM_COLUMNS
     all_reduce_columns: tuple[str, ...] = ALL_REDUCE_COLUMNS
     encoding_size: int = Field(gt=0, le=4096)
+    peak_channels: int = Field(default=0, ge=0)
     num_compute_measurements: int = Field(ge=0)
     num_comm_measurements: int = Field(ge=0)
     num_all_reduce_measurements: int = Field(ge=0)
@@ -149,11 +153,14 @@ class Bundle:
         manifest: What it is.
         graphs: The graphs by file name, one for each of `GRAPH_NAMES`.
         url: Where it was read from, for messages; empty when it was never stored.
+        attachments: What is published beside it by file name, such as a report: never read back,
+            nor part of what the manifest vouches for.
     """
 
     manifest: Manifest
     graphs: Mapping[str, bytes]
     url: str = ""
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
     def describe(self, graph_name: str) -> str:
         """A graph's place, for messages."""
@@ -289,6 +296,7 @@ def _write_objects(filesystem: Any, root: str, bundle: Bundle) -> None:
 
 
 def _files_of(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
+    yield from bundle.attachments.items()
     for name in GRAPH_NAMES:
         yield name, bundle.graphs[name]
     yield MANIFEST_NAME, bundle.manifest.model_dump_json(indent=1).encode() + b"\n"

@@ -26,6 +26,7 @@ class Margin:
         relative: Growth of an error; counts only together with `points`.
         points: Growth of an error in percentage points.
         tau: Fall of a rank correlation.
+        tau_values: Held-out values that a rank correlation must be of: fewer say too little.
         covered: Least share of the old training range, per column on a logarithmic scale, that the
             new one must cover: errors on easier data compare with nothing.
     """
@@ -33,6 +34,7 @@ class Margin:
     relative: float = 0.10
     points: float = 0.2
     tau: float = 0.01
+    tau_values: int = 200
     covered: float = 0.75
 
 
@@ -83,7 +85,8 @@ def _worse(quantity: str, mine: Accuracy, theirs: Accuracy, margin: Margin) -> I
             f"{quantity} MAPE {mine.mape_percent:.2f} % against {theirs.mape_percent:.2f} %, "
             f"more than the {allowed:.2f} % allowed"
         )
-    if not mine.kendall_tau >= theirs.kendall_tau - margin.tau:
+    enough = min(mine.num_measurements, theirs.num_measurements) >= margin.tau_values
+    if enough and not mine.kendall_tau >= theirs.kendall_tau - margin.tau:
         yield (
             f"{quantity} Kendall tau {mine.kendall_tau:.4f} against {theirs.kendall_tau:.4f}, "
             f"less than the {theirs.kendall_tau - margin.tau:.4f} allowed"

@@ -12,19 +12,19 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from shardwright_costmodel.errors import DatasetError
+from shardwright_costmodel.storage import filesystem_of, open_file, require_bucket
 
 FORMAT_VERSION = "1"
 _METADATA_KEY = b"shardwright"
@@ -174,7 +174,7 @@ class Part:
 
 
 def write_part(
-    root_url: str, kind: Kind, name: str, rows: Sequence[dict[str, Any]], metadata: PartMetadata
+    root_url: str, kind: Kind, name: str, rows: Sequence[Mapping[Any, Any]], metadata: PartMetadata
 ) -> str:
     """Writes `<root>/<kind>/<name>.parquet` atomically and returns its URL.
 
@@ -196,26 +196,26 @@ def write_part(
         raise DatasetError(f"rows do not follow the {kind.value} schema: {error}") from error
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    filesystem, root = fsspec.core.url_to_fs(root_url)
-    folder = f"{root}/{kind.value}"
-    target = f"{folder}/{name}.parquet"
-    if _shows_whole_objects(filesystem):
-        filesystem.pipe_file(target, buffer.getvalue())
-    else:
-        filesystem.makedirs(folder, exist_ok=True)
-        temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
-        _write_and_rename(filesystem, buffer.getvalue(), temporary, target)
+    filesystem, root = filesystem_of(root_url)
+    target = f"{root}/{kind.value}/{name}.parquet"
+    write_whole(filesystem, target, buffer.getvalue())
     return str(filesystem.unstrip_protocol(target))
 
 
-def _shows_whole_objects(filesystem: Any) -> bool:
-    """Whether a written object is visible only as a whole, so that renaming would be a copy."""
-    protocols = filesystem.protocol
-    names = {protocols} if isinstance(protocols, str) else set(protocols)
-    return bool(names & _OBJECT_STORES)
+def write_whole(filesystem: Any, path: str, content: bytes) -> None:
+    """Writes a file so that readers see all of it or, until then, what was there before.
 
-
-def _write_and_rename(filesystem: Any, content: bytes, temporary: str, target: str) -> None:
+    Args:
+        filesystem: Any of fsspec's.
+        path: On that filesystem; its folder is made where there are folders.
+        content: What it holds then.
+    """
+    if _shows_whole_objects(filesystem):
+        filesystem.pipe_file(path, content)
+        return
+    folder, _, name = path.rpartition("/")
+    filesystem.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{name}.{os.getpid()}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
     try:
         with filesystem.open(temporary, "wb") as file:
             file.write(content)
@@ -223,11 +223,18 @@ def _write_and_rename(filesystem: Any, content: bytes, temporary: str, target: s
             if isinstance(filesystem, LocalFileSystem):
                 # else the name may survive a power cut that the content does not
                 os.fsync(file.fileno())
-        filesystem.mv(temporary, target)
+        filesystem.mv(temporary, path)
     except BaseException:
         if filesystem.exists(temporary):
             filesystem.rm(temporary)
         raise
+
+
+def _shows_whole_objects(filesystem: Any) -> bool:
+    """Whether a written object is visible only as a whole, so that renaming would be a copy."""
+    protocols = filesystem.protocol
+    names = {protocols} if isinstance(protocols, str) else set(protocols)
+    return bool(names & _OBJECT_STORES)
 
 
 def remove_orphans(root_url: str, kind: Kind, older_than_s: float = 3600.0) -> list[str]:
@@ -240,7 +247,7 @@ def remove_orphans(root_url: str, kind: Kind, older_than_s: float = 3600.0) -> l
         kind: Whose folder.
         older_than_s: Seconds since the last change.
     """
-    filesystem, root = fsspec.core.url_to_fs(root_url)
+    filesystem, root = filesystem_of(root_url)
     folder = f"{root}/{kind.value}"
     if _shows_whole_objects(filesystem) or not filesystem.exists(folder):
         return []
@@ -261,8 +268,10 @@ def _age_s(filesystem: Any, path: str) -> float:
 
 def list_parts(root_url: str, kind: Kind) -> list[str]:
     """URLs of the parts of a kind, sorted by name; empty when there are none."""
-    filesystem, root = fsspec.core.url_to_fs(root_url)
+    filesystem, root = filesystem_of(root_url)
     paths = sorted(filesystem.glob(f"{root}/{kind.value}/*.parquet"))
+    if not paths:
+        require_bucket(filesystem, root)
     return [str(filesystem.unstrip_protocol(path)) for path in paths]
 
 
@@ -273,12 +282,12 @@ def read_part(url: str, kind: Kind) -> Part:
         DatasetError: Naming the part and what is wrong with it.
     """
     try:
-        with fsspec.open(url, "rb") as file:
+        with open_file(url) as file:
             # no threads of Arrow's: one that still winds down when the interpreter exits aborts it
             table = pq.read_table(file, use_threads=False, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
-    metadata = _read_metadata(url, table.schema.metadata or {})
+    metadata = parse_metadata(url, table.schema.metadata or {})
     for name in kind.optional_columns:
         if name not in table.schema.names:
             table = table.append_column(name, pa.nulls(len(table), kind.schema.field(name).type))
@@ -306,7 +315,12 @@ def read_dataset(root_url: str, kind: Kind) -> Iterator[Part]:
         yield read_part(url, kind)
 
 
-def _read_metadata(url: str, raw: dict[bytes, bytes]) -> PartMetadata:
+def parse_metadata(url: str, raw: dict[bytes, bytes]) -> PartMetadata:
+    """The provenance in a part's key-value metadata.
+
+    Raises:
+        DatasetError: Naming the part, when it has none or that of another format version.
+    """
     try:
         payload = json.loads(raw[_METADATA_KEY])
         version = payload.pop("format_version")

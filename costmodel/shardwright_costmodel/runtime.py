@@ -40,6 +40,7 @@ class OnnxCostModel:
     def __init__(self, bundle: Bundle) -> None:
         self._manifest = bundle.manifest
         self.encoding_size = bundle.manifest.encoding_size
+        self.peak_channels = bundle.manifest.peak_channels
         size, comm = self.encoding_size, (len(COMM_COLUMNS), 1)
 
         def graph(name: str, widths: tuple[int, int]) -> Graph:
@@ -98,7 +99,9 @@ class OnnxCostModel:
         return self._head.run(encodings)
 
     def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
-        """A floor of `compute_ms`, convex and nondecreasing in every channel.
+        """A floor of `compute_ms`, nondecreasing in every channel.
+
+        Convex in all channels but the last `peak_channels`, while those are held.
 
         Args:
             encodings: `[m, encoding_size] float32`, non-negative.

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from shardwright_costmodel.errors import BundleError
+from shardwright_costmodel.errors import BundleError, CostModelError
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 10.0
@@ -25,6 +25,10 @@ _DRIVERS = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "g
 """Packages whose errors are not all `OSError`s."""
 
 _MAX_TRIES = 20
+
+_NO_BUCKET = ("bucket does not exist", "there is no bucket")
+_CONDITION_FAILED = ("pre-conditions you specified", "conditional request")
+"""How S3 says that somebody else was faster; s3fs keeps only the message."""
 
 
 def filesystem_of(url: str) -> tuple[Any, str]:
@@ -73,7 +77,7 @@ def require_bucket(filesystem: Any, path: str) -> None:
     """
     bucket = path.split("/")[0]
     if "s3" in _protocols(filesystem) and not filesystem.exists(bucket):
-        raise FileNotFoundError(errno.ENOENT, f"there is no bucket {bucket!r}")
+        raise FileNotFoundError(f"there is no bucket {bucket!r}")
 
 
 def update_file(url: str, change: Callable[[bytes | None], bytes]) -> None:
@@ -112,6 +116,12 @@ def read_file(url: str) -> bytes | None:
     with translated(url):
         filesystem, path = filesystem_of(url)
         return _content(filesystem, path)
+
+
+def open_file(url: str) -> Any:
+    """Opens a file to read its bytes, with the time limits of `filesystem_of`."""
+    filesystem, path = filesystem_of(url)
+    return filesystem.open(path, "rb")
 
 
 def write_to_disk(path: str, content: bytes) -> None:
@@ -159,8 +169,10 @@ def _update_on_s3(filesystem: Any, path: str, change: Callable[[bytes | None], b
         try:
             filesystem.pipe_file(path, change(content), **condition)
             return
+        except FileExistsError:
+            continue
         except OSError as error:
-            if error.errno != errno.EINVAL or "pre-condition" not in str(error).lower():
+            if not any(text in str(error) for text in _CONDITION_FAILED):
                 raise
     raise OSError(errno.EBUSY, "others kept changing it; try again")
 
@@ -183,39 +195,44 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def translated(place: str) -> Iterator[None]:
+def translated(place: str, kind: type[CostModelError] = BundleError) -> Iterator[None]:
     """Translates the errors of file systems and their drivers into one line.
 
+    Args:
+        place: What was read or written, for the message.
+        kind: The error to raise.
+
     Raises:
-        BundleError: Naming the place.
+        CostModelError: Of that kind, naming the place.
     """
     try:
         yield
     except FileNotFoundError as error:
-        # drivers say only the path; a bucket that is not there is worth more words
-        missing = error.strerror if error.strerror and "bucket" in error.strerror else ""
-        raise BundleError(f"{place}: {missing or 'does not exist'}") from error
+        # otherwise drivers only repeat the path
+        is_bucket = any(text in str(error) for text in _NO_BUCKET)
+        raise kind(f"{place}: {explained(error) if is_bucket else 'does not exist'}") from error
     except ImportError as error:
-        raise BundleError(
+        raise kind(
             f"{place}: the driver of this kind of URL is not installed ({error}); "
             "for s3:// install 'shardwright-costmodel[s3]'"
         ) from error
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{place}: {_one_line(error)}") from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in _DRIVERS:
+        if not isinstance(error, (OSError, ValueError)) and not is_driver_error(error):
             raise
-        raise BundleError(f"{place}: {_one_line(error)}{_remedy(error)}") from error
+        raise kind(f"{place}: {explained(error)}") from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def is_driver_error(error: BaseException) -> bool:
+    """Whether a driver raised it, which need not be an `OSError`."""
+    return type(error).__module__.split(".")[0] in _DRIVERS
 
 
-def _remedy(error: Exception) -> str:
+def explained(error: Exception) -> str:
+    """An error of a file system or its driver in one line, with a remedy where one is known."""
+    text = " ".join(str(error).split()) or type(error).__name__
     if "Credentials" in type(error).__name__:
-        return (
+        text += (
             "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the "
             "machine"
         )
-    return ""
+    return text

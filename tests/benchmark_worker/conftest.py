@@ -21,11 +21,11 @@ def pool() -> TablePool:
 def worker() -> RunWorker:
     """Runs `shardwright-worker` in a process of its own, outside torchrun."""
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         outside = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
         return subprocess.run(
             [sys.executable, "-m", "shardwright_benchmark_worker", *arguments],
-            env={**outside, "OMP_NUM_THREADS": "1"},
+            env={**outside, "OMP_NUM_THREADS": "1", **variables},
             capture_output=True,
             text=True,
             timeout=120,

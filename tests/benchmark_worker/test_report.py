@@ -115,7 +115,7 @@ def full(
     ]
     write_part(root, Kind.COMM, "a", comm, metadata(0, 200))
     reductions = [
-        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 9.0}
+        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 12.0}
         for row in all_reduces
     ]
     write_part(root, Kind.ALL_REDUCE, "a", reductions, metadata(0, 150))
@@ -283,6 +283,21 @@ def test_mixed_hardware_and_sources_are_the_first_thing_said(
     found = looked_at(root)
     assert badge(found)[0] == "MIXED"
     assert said(found).startswith("parts differ in hardware: test-gpu, other")
+
+
+def test_runs_of_one_machine_are_one_origin(tmp_path: Path, operators: Rows) -> None:
+    root = str(tmp_path)
+    for i, reference_ms in enumerate(("1.5", "1.75")):
+        of_run = {"device": "Test GPU", "host": "node-1", "reference_ms": reference_ms}
+        write_part(root, Kind.COMPUTE, f"{i}", operators[:5], metadata(fingerprint=of_run))
+    elsewhere = {"device": "Test GPU", "host": "node-1", "backend": "nccl"}
+    write_part(root, Kind.COMPUTE, "2", operators[:5], metadata(fingerprint=elsewhere))
+    found = looked_at(root).provenance
+    assert len(found.origins) == 2
+    assert found.differing() == [], "what only some parts state is no difference"
+    assert found.shared()["fingerprint: backend"] == "nccl"
+    (progress,) = found.progress()
+    assert progress.reference_ms == "1.5 to 1.75"
 
 
 def test_memory_does_not_grow_with_the_number_of_parts(

@@ -299,7 +299,7 @@ def test_models_lists_provenance_and_accuracy(server: CannedServer) -> None:
     run = shardwright("models", "--server", server.target, "--hardware", "test-gpu")
     assert run.returncode == 0, run.stderr
     assert server.requests[0].hardware == "test-gpu"
-    for text in ("test-gpu", "2026.11.1", "(default)", "MODELLED", "10,000", "3.2", "0.987"):
+    for text in ("test-gpu", "2026.11.1", "(default)", "MODELLED", "10,000", "3.25", "0.987"):
         assert text in run.stdout
     assert "MEASURED" not in run.stdout
 

@@ -3,6 +3,7 @@
 import io
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from canned_server import COST_MODEL, any_plan, device_costs, plan_result, small_problem
@@ -10,6 +11,8 @@ from rich.console import Console
 
 from shardwright.domain import (
     Baseline,
+    CostModelAccuracy,
+    CostModelDescription,
     CostModelSource,
     DeviceCost,
     EvaluationResult,
@@ -170,3 +173,23 @@ def test_an_evaluated_plan_that_overfills_a_device_shows_it() -> None:
 )
 def test_devices_are_listed_briefly(devices: list[int], text: str) -> None:
     assert device_list(devices) == text
+
+
+def test_long_names_of_cost_models_are_shown_whole() -> None:
+    name = "a-name-of-128-characters-" + "x" * 103
+    identity = replace(COST_MODEL, name=name, version=name, hardware=name)
+    model = CostModelDescription(
+        cost_model=replace(identity, source=CostModelSource.MEASURED),
+        create_time=datetime(2026, 11, 1, tzinfo=UTC),
+        num_compute_measurements=10_000,
+        num_comm_measurements=1_000,
+        accuracy=(CostModelAccuracy("compute", 0.031, 0.999, 500),),
+        software={},
+        is_default=True,
+    )
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    render.print_models(console, [model, model])
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "".join(text.split()).count(name) == 8
+    assert "0.03" in text

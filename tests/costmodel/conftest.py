@@ -17,7 +17,7 @@ from shardwright_costmodel.dataset import Kind, PartMetadata, write_part
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.training.data import load
 from shardwright_costmodel.training.fit import FitSettings
-from shardwright_costmodel.training.trainer import train
+from shardwright_costmodel.training.trainer import TrainingRun, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -152,11 +152,17 @@ def dataset_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def bundle(dataset_url: str) -> Bundle:
-    """A bundle trained on that dataset for a few seconds."""
+def training_run(dataset_url: str) -> TrainingRun:
+    """A training on that dataset of a few seconds."""
     torch.set_num_threads(1)
     settings = FitSettings(epochs=10, min_steps=600)
-    return train(load(dataset_url), name="test", version="1", settings=settings).bundle
+    return train(load(dataset_url), name="test", version="1", settings=settings)
+
+
+@pytest.fixture(scope="session")
+def bundle(training_run: TrainingRun) -> Bundle:
+    """Its bundle."""
+    return training_run.bundle
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import HtmlPage
 
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.runtime import OnnxCostModel
 
 COMMAND = [str(Path(sys.executable).parent / "shardwright-train")]
-QUICK = ["--epochs", "1", "--max-minutes", "0.1"]
+QUICK = ["--epochs", "1", "--max-minutes", "0.1", "--no-report"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,9 +27,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_dataset_becomes_a_published_bundle(dataset_url: str, tmp_path: Path) -> None:
     out = str(tmp_path / "models")
-    done = run("--data", dataset_url, "--out", out, "--name", "mine", *QUICK)
+    done = run("--data", dataset_url, "--out", out, "--name", "mine", "--report", *QUICK[:-1])
     assert done.returncode == 0, done.stderr
     (entry,) = Registry(out).list()
+    folder = Path(entry.url.removeprefix("file://"))
+    HtmlPage((folder / "report.html").read_text()).check()
+    assert (folder / "report-predictions.png").exists()
+    assert f"report: {entry.url}/report.html" in done.stdout
     assert entry.hardware == "test-machine"
     for text in ("MODELLED", "compute_backward", "forward_comm", "MAPE", entry.version, out):
         assert text in done.stdout
@@ -44,6 +49,8 @@ def test_json_holds_the_manifest_and_nothing_else_is_printed(
     done = run(*arguments)
     payload = json.loads(done.stdout)
     assert payload["url"] == f"{out}/test-machine/v7"
+    assert payload["report"] is None
+    assert not (Path(out) / "test-machine" / "v7" / "report.html").exists()
     assert payload["manifest"]["version"] == "v7"
     assert {a["quantity"] for a in payload["manifest"]["accuracy"]} >= {"compute", "forward_comm"}
     again = run(*arguments)

@@ -67,11 +67,13 @@ def test_a_compute_floor_is_never_above_the_prediction(
 
 
 @KINDS
-def test_a_compute_floor_is_convex(
+def test_a_compute_floor_is_convex_in_the_work(
     model: OnnxCostModel, kind: str, rng: np.random.Generator
 ) -> None:
-    """So the floor of the mean encoding is at most the mean of the floors of the devices."""
+    """So that of devices' mean work, with the least of their peaks, is at most their mean floor."""
     first, second = encodings(model, kind, rng), encodings(model, kind, rng)
+    first_peak = model.encoding_size - model.peak_channels
+    second[:, first_peak:] = first[:, first_peak:]
     share = rng.random((COUNT, 1)).astype(np.float32)
     between = model.compute_floor_ms(share * first + (1 - share) * second)
     chord = share * model.compute_floor_ms(first) + (1 - share) * model.compute_floor_ms(second)
@@ -91,6 +93,7 @@ def test_a_compute_floor_never_falls_in_any_channel(
 def test_the_compute_floor_of_nothing_is_the_fixed_cost(model: OnnxCostModel) -> None:
     nothing = np.zeros((1, model.encoding_size), np.float32)
     almost = nothing + np.float32(1e-12)
+    almost[:, model.encoding_size - model.peak_channels :] = 1e-30  # they count by fourth roots
     np.testing.assert_allclose(
         model.compute_floor_ms(nothing), model.compute_floor_ms(almost), rtol=1e-4
     )
@@ -136,6 +139,6 @@ def test_a_transfer_floor_never_falls_with_the_mean_dim(
 def test_floors_are_close_enough_to_be_of_use(shipped_bundle: Bundle) -> None:
     tightness = shipped_bundle.manifest.mean_floor_ratio
     assert tightness["compute_forward"] > 0.95
-    assert tightness["compute"] > 0.7
+    assert tightness["compute"] > 0.99
     # all-to-alls of very uneven plans are in the mean
     assert tightness["forward_comm"] > 0.5 and tightness["backward_comm"] > 0.5

@@ -29,7 +29,7 @@ def accuracy(quantity: str, mape_percent: float, kendall_tau: float = 0.99) -> A
         quantity=quantity,
         mape_percent=mape_percent,
         kendall_tau=kendall_tau,
-        num_measurements=100,
+        num_measurements=1000,
     )
 
 
@@ -218,6 +218,12 @@ def test_a_worse_order_counts(bundle: Bundle) -> None:
         "tau 0.9700 against 0.9900"
         in objections(manifest(bundle, accuracy=judged(1.0, 0.97)), old)[0]
     )
+
+
+def test_the_order_of_a_few_values_does_not_count(bundle: Bundle) -> None:
+    few = tuple(a.model_copy(update={"num_measurements": 20}) for a in judged(1.0, 0.8))
+    old = manifest(bundle, version="old", accuracy=judged(1.0, 0.99))
+    assert objections(manifest(bundle, accuracy=few), old) == ()
 
 
 def test_unseen_data_is_compared_where_both_were_judged_on_it(bundle: Bundle) -> None:

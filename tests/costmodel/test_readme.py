@@ -13,7 +13,9 @@ from shardwright_costmodel.dataset import TABLE_STRUCT, Kind, read_part
 from shardwright_costmodel.training.measurements import compute_measurements
 
 README = (Path(__file__).parents[2] / "costmodel" / "README.md").read_text()
-WRITE_A_PART, LOAD_A_MODEL = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+(WRITE_A_PART,) = [block for block in BLOCKS if "pq.write_table" in block]
+(LOAD_A_MODEL,) = [block for block in BLOCKS if "OnnxCostModel" in block]
 
 
 def test_the_example_writes_a_part_that_training_reads(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from shardwright_benchmark_worker.errors import OptionError, StoreError
 from shardwright_server.server import SERVICES
 from shardwright_server.settings import Settings
 
@@ -53,7 +54,7 @@ def test_the_overlays_are_those_documented(overlay: str) -> None:
 
 def test_every_manifest_is_valid(manifests: list[Manifest]) -> None:
     for manifest in manifests:
-        if manifest["kind"] != "ServiceMonitor":
+        if manifest["kind"] not in ("ServiceMonitor", "PodMonitor"):
             kubernetes_validate.validate(manifest, KUBERNETES_VERSION, strict=True)
 
 
@@ -70,6 +71,7 @@ def test_what_must_be_there_is_there(overlay: str, manifests: list[Manifest]) ->
         ("Deployment", "shardwright-server"),
         ("Service", "shardwright-server"),
         ("Service", "shardwright-server-metrics"),
+        ("Service", "shardwright-worker-comm"),
         ("PodDisruptionBudget", "shardwright-server"),
         ("ServiceAccount", "shardwright"),
         ("NetworkPolicy", "shardwright"),
@@ -83,6 +85,7 @@ def test_what_must_be_there_is_there(overlay: str, manifests: list[Manifest]) ->
         "prod": {
             ("HorizontalPodAutoscaler", "shardwright-server"),
             ("ServiceMonitor", "shardwright-server"),
+            ("PodMonitor", "shardwright-worker"),
         },
     }
     assert kinds >= expected | only[overlay]
@@ -188,6 +191,7 @@ def test_services_and_policies_reach_the_server_by_its_ports(manifests: list[Man
     labels = template["metadata"]["labels"].items()
     ports = {p["name"] for p in server_of(manifests)["ports"]}
     services = of_kind(manifests, "Service")
+    del services["shardwright-worker-comm"]
     for service in services.values():
         assert service["spec"]["clusterIP"] == "None", "gRPC is balanced by its clients"
         assert service["spec"]["selector"].items() <= labels
@@ -242,6 +246,72 @@ def test_workers_ask_for_gpus_and_run_only_when_a_person_starts_them(
         assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
     torchrun = pod_templates(manifests)["Job/shardwright-worker-comm"]["spec"]["containers"][0]
     assert "--nproc-per-node=8" in torchrun["command"]
+
+
+def test_the_pods_of_a_job_know_how_many_they_are(manifests: list[Manifest]) -> None:
+    compute, comm = (
+        of_kind(manifests, "Job")[f"shardwright-worker-{kind}"]["spec"]
+        for kind in ("compute", "comm")
+    )
+    for spec in (compute, comm):
+        assert spec["completionMode"] == "Indexed"
+        assert spec["parallelism"] == spec["completions"] > 1
+    (container,) = compute["template"]["spec"]["containers"]
+    assert container["env"] == [{"name": "JOB_COMPLETIONS", "value": str(compute["completions"])}]
+    (container,) = comm["template"]["spec"]["containers"]
+    assert f"--nnodes={comm['completions']}" in container["command"]
+
+
+def test_a_mistake_is_not_tried_again_and_a_drained_node_is_no_failure(
+    manifests: list[Manifest],
+) -> None:
+    jobs = of_kind(manifests, "Job")
+    compute = jobs["shardwright-worker-compute"]["spec"]
+    assert compute["backoffLimitPerIndex"] >= 1 and "backoffLimit" not in compute
+    ignored, mistake = compute["podFailurePolicy"]["rules"]
+    assert mistake["action"] == "FailIndex"
+    assert mistake["onExitCodes"] == {
+        "containerName": compute["template"]["spec"]["containers"][0]["name"],
+        "operator": "In",
+        "values": [OptionError.exit_status],
+    }
+    assert StoreError.exit_status not in mistake["onExitCodes"]["values"]
+    for job in jobs.values():
+        assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never", "policies need it"
+        assert job["spec"]["podFailurePolicy"]["rules"][0] == ignored
+    assert ignored["action"] == "Ignore"
+
+
+def test_the_ranks_meet_at_the_name_of_pod_0(manifests: list[Manifest]) -> None:
+    job = of_kind(manifests, "Job")["shardwright-worker-comm"]
+    template = job["spec"]["template"]
+    service = of_kind(manifests, "Service")["shardwright-worker-comm"]
+    assert template["spec"]["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True, "ranks wait for each other"
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    name = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert f"--rdzv-endpoint={name}:{service['spec']['ports'][0]['port']}" in container["command"]
+    assert {"name": "rendezvous", "containerPort": 29400} in container["ports"]
+
+
+def test_workers_can_be_scraped(overlay: str, manifests: list[Manifest]) -> None:
+    policy = of_kind(manifests, "NetworkPolicy")["shardwright-worker"]["spec"]
+    scrapes = [rule for rule in policy["ingress"] if "ports" in rule]
+    assert [p["port"] for rule in scrapes for p in rule["ports"]] == ["metrics"]
+    for job in of_kind(manifests, "Job").values():
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+        assert f"--metrics-port={ports['metrics']}" in container["args"]
+    monitors = of_kind(manifests, "PodMonitor")
+    assert len(monitors) == (overlay == "prod")
+    for monitor in monitors.values():
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["port"] == "metrics"
+        chosen = monitor["spec"]["selector"]["matchLabels"].items()
+        for job in of_kind(manifests, "Job").values():
+            assert chosen <= job["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_in_production_the_autoscaler_decides_how_many(

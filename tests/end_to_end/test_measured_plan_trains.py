@@ -34,7 +34,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--hardware", HARDWARE, "--samples", "60", "--seed", "0", "--out", dataset),
         *("--max-batch-size", "2048"),
     )
-    run("shardwright-train", "--data", dataset, "--out", root / "bundles", "--seed", "0")
+    run(
+        "shardwright-train",
+        "--no-report",
+        "--data",
+        dataset,
+        "--out",
+        root / "bundles",
+        "--seed",
+        "0",
+    )
     return root / "bundles"
 
 

@@ -10,9 +10,12 @@ import typer
 from shardwright_benchmark_worker import logs
 from shardwright_benchmark_worker.cli.comm import comm
 from shardwright_benchmark_worker.cli.compute import compute
+from shardwright_benchmark_worker.cli.replay import replay
 from shardwright_benchmark_worker.cli.report import report
+from shardwright_benchmark_worker.cli.status import status
 from shardwright_benchmark_worker.errors import WorkerError
-from shardwright_benchmark_worker.stopping import stop_on_signals
+from shardwright_benchmark_worker.progress import logger
+from shardwright_benchmark_worker.stopping import Stopped, stop_on_signals
 from shardwright_benchmark_worker.store import is_passing
 from shardwright_costmodel.errors import CostModelError
 
@@ -20,11 +23,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Measures fused embedding operators and collectives into a dataset.",
+    help="Measures fused embedding operators and collectives into a dataset; replays plans.",
 )
 app.command()(compute)
 app.command()(comm)
+app.command()(replay)
 app.command()(report)
+app.command()(status)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,6 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     stop_on_signals()
     try:
         app(argv, standalone_mode=True)
+    except Stopped as stopped:
+        logger.info("stopped", extra={"signal": stopped.signal.name})
+        raise
     except WorkerError as error:
         _exit(str(error), error.exit_status)
     except CostModelError as error:

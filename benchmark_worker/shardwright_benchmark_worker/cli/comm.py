@@ -114,7 +114,7 @@ def comm(
             job = bench.job
             todo = job.agree(session.missing(recorded) if job.rank == 0 else [])
             if job.rank == 0:
-                session.record_parts(recorded, todo, rows, job.meet, bench.summary)
+                session.record_parts(recorded, todo, rows, bench.summary, job.meet)
             else:
                 for indices in todo:
                     deque(rows(indices), maxlen=0)

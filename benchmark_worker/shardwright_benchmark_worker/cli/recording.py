@@ -8,10 +8,13 @@ from typing import Any
 from shardwright_benchmark_worker import logs
 from shardwright_benchmark_worker.cli.options import Watching, Work
 from shardwright_benchmark_worker.errors import OptionError
+from shardwright_benchmark_worker.heartbeat import HeartbeatWriter
+from shardwright_benchmark_worker.metrics import WorkerMetrics
+from shardwright_benchmark_worker.progress import logger
 from shardwright_benchmark_worker.roofline import GpuProfile, get_profile
 from shardwright_benchmark_worker.roofline import source as roofline
 from shardwright_benchmark_worker.sampling import CommLimits, ComputeLimits
-from shardwright_benchmark_worker.session import Session
+from shardwright_benchmark_worker.session import Session, Watcher
 from shardwright_benchmark_worker.share import Share
 from shardwright_benchmark_worker.software import software_versions
 
@@ -29,7 +32,14 @@ def open_session(work: Work, watching: Watching) -> Session:
     logs.configure(watching.log_format)
     if not 0 <= work.store_retry_s <= 86_400:
         raise OptionError(f"--store-retry-s must be in 0 .. 86400, got {work.store_retry_s:g}")
-    return Session(overwrite=work.overwrite, store_retry_s=work.store_retry_s)
+    watchers: list[Watcher] = [HeartbeatWriter()]
+    # of the processes of a torchrun job, the first one records
+    if watching.metrics_port is not None and os.environ.get("RANK", "0") == "0":
+        metrics = WorkerMetrics()
+        port = metrics.serve(watching.metrics_port)
+        logger.info("metrics are served", extra={"port": port})
+        watchers.append(metrics)
+    return Session(overwrite=work.overwrite, store_retry_s=work.store_retry_s, watchers=watchers)
 
 
 def parse_device(device: str, hardware: str | None) -> tuple[GpuProfile | None, str]:

@@ -35,7 +35,8 @@ def collective_figures(kind: Kind, tally: CollectiveTally, note: str) -> list[Fi
 
 
 def _shapes(kind: Kind, tally: CollectiveTally, note: str) -> Figure:
-    hosts = len({per_host for _, per_host in tally.shapes})
+    worlds, hosted = (len({shape[i] for shape in tally.shapes}) for i in range(2))
+    width = min(WIDTH, 1.8 + 0.5 * worlds)
 
     def draw(canvas: Canvas, theme: Theme) -> None:
         grid_of_shapes(canvas.subplots(), theme, tally.shapes)
@@ -46,13 +47,13 @@ def _shapes(kind: Kind, tally: CollectiveTally, note: str) -> Figure:
         picture(
             f"{kind.value}-jobs",
             f"How many {name} there are of each world size and number of devices per host",
-            (WIDTH, 1.5 + 0.26 * hosts),
+            (width, 1.5 + 0.26 * hosted),
             draw,
             note,
         ),
         f"Shapes of jobs that the {tally.count:,} {name} ran on; darker (on a dark screen, "
         "brighter) is more. Plan only for shapes that lie among these.",
-        (Table("jobs", ("world size", "devices per host", name), rows, folded=True),),
+        (Table("jobs", ("world size", "devices per host", name), rows),),
     )
 
 

@@ -49,7 +49,7 @@ def page(survey: Survey, created_at: datetime, software: str) -> Page:
     hardware = ", ".join(survey.provenance.values("hardware")) or "no readable part"
     note = f"{hardware} · {word}"
     sections = [
-        Section("At a glance", [Findings(tuple(findings(survey))), _summary(survey)]),
+        Section("At a glance", [Findings(tuple(_worst_first(survey))), _summary(survey)]),
         *_measurements(survey, note),
         Section("Noise", _noise(survey, note)),
         Section("Drift", _drift(survey, note)),
@@ -88,8 +88,13 @@ def badge(survey: Survey) -> tuple[str, str, Level]:
     )
 
 
+def _worst_first(survey: Survey) -> list[tuple[Level, str]]:
+    order = (Level.WARNING, Level.NOTICE, Level.GOOD)
+    return sorted(findings(survey), key=lambda finding: order.index(finding[0]))
+
+
 def findings(survey: Survey) -> Iterator[tuple[Level, str]]:
-    """What deserves a look first, the worst first."""
+    """What deserves a look."""
     for part, fault in survey.broken.items():
         yield Level.WARNING, f"{part} cannot be read and is left out: {fault}"
     for fact in ("hardware", "source"):
@@ -248,7 +253,7 @@ def _drift(survey: Survey, note: str) -> list[Block]:
     flagged = [
         (part, rows, round(worst, 1))
         for drift in recorded.values()
-        for part, (rows, worst) in sorted(drift.parts.items(), key=lambda item: -item[1][0])[:20]
+        for part, (rows, worst) in sorted(drift.parts.items(), key=lambda item: -item[1][0])[:10]
     ]
     if flagged:
         heads = ("part", "flagged rows", "worst drift, %")

@@ -76,7 +76,7 @@ def _operators(tally: OperatorTally, note: str) -> Figure:
         f"The {tally.count:,} fused operators. Gathered bytes count every lookup anew, "
         "whether a cache holds its row or not.",
         (
-            Table("tables in an operator", ("tables", "operators"), tuple(rows), folded=True),
+            Table("tables in an operator", ("tables", "operators"), tuple(rows)),
             count_table("global batch size", "samples", tally.batch, "operators"),
             count_table("gathered bytes", "bytes", tally.gathered_bytes, "operators", short_bytes),
         ),
@@ -142,7 +142,7 @@ def _kinds(tally: OperatorTally, note: str) -> Figure:
         "Weight dtypes, optimizers fused into backward, and where the weights lay. Training takes "
         "the placement 'device' alone.",
         tuple(
-            Table(title, ("kind", "number"), tuple(sorted(counts.items())), folded=True)
+            Table(title, ("kind", "number"), tuple(sorted(counts.items())))
             for title, counts in panels.items()
         ),
     )

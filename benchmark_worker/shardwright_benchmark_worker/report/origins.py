@@ -13,10 +13,7 @@ _MOST_ORIGINS = 12
 def same_and_different(provenance: Provenance) -> list[Block]:
     """First what all parts share, then a column for each group of parts that differ."""
     differing = provenance.differing()
-    first = dict(provenance.origins[0].facts)
-    shared: list[tuple[Cell, ...]] = [
-        (name, value) for name, value in first.items() if name not in differing
-    ]
+    shared: list[tuple[Cell, ...]] = list(provenance.shared().items())
     blocks: list[Block] = []
     if differing:
         blocks += [
@@ -28,7 +25,7 @@ def same_and_different(provenance: Provenance) -> list[Block]:
         ]
     else:
         blocks.append(Prose("All parts were made by the same hardware and software."))
-    blocks.append(Table("The same in all parts", ("what", "value"), tuple(shared)))
+    blocks.append(Table("The same in all parts that say so", ("what", "value"), tuple(shared)))
     return blocks
 
 
@@ -58,9 +55,17 @@ def progress_table(provenance: Provenance) -> Table:
     """What each worker has done."""
     return Table(
         "By worker (the host of the fingerprint, or else the device)",
-        ("worker", "folder", "seed", "parts", "rows", "samples"),
+        ("worker", "folder", "seed", "parts", "rows", "samples", "reference kernel, ms"),
         tuple(
-            (p.worker, f"{p.kind}/", p.seed or "not said", len(p.parts), p.rows, p.indices)
+            (
+                p.worker,
+                f"{p.kind}/",
+                p.seed or "not said",
+                len(p.parts),
+                p.rows,
+                p.indices,
+                p.reference_ms,
+            )
             for p in provenance.progress()
         ),
     )

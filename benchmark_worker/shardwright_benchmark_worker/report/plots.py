@@ -51,7 +51,7 @@ def outlines(
     for i, (name, one) in enumerate(counted.items()):
         edges, counts = one.filled()
         if len(counts):
-            style = ("-", "--", ":")[i % 3]
+            style = ("-", "--", ":", "-.")[i % 4]
             axes.stairs(
                 counts, edges, color=theme.series[i], linewidth=1.8, linestyle=style, label=name
             )
@@ -137,7 +137,7 @@ def count_table(
         (labels(float(low)), labels(float(high)), int(count))
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
-    return Table(caption, (f"{first}, from", "to less than", what), tuple(rows), folded=True)
+    return Table(caption, (f"{first}, from", "to less than", what), tuple(rows))
 
 
 def map_table(
@@ -155,7 +155,7 @@ def map_table(
         (x_labels(float(low)), *(int(c) for c in line))
         for low, line in zip(x[:-1], counts, strict=True)
     ]
-    return Table(caption, columns, tuple(rows), folded=True)
+    return Table(caption, columns, tuple(rows))
 
 
 def grid_of_shapes(axes: Axes, theme: Theme, shapes: Mapping[tuple[int, int], int]) -> None:

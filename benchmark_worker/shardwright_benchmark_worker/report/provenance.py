@@ -9,6 +9,8 @@ from shardwright_costmodel.dataset import Kind, PartMetadata
 
 _WORKER_KEYS = ("worker", "host", "device")
 """What tells workers apart, the first that a fingerprint has."""
+_OF_ONE_RUN = frozenset({"reference_ms", "clock_mhz", "memory_clock_mhz", "throttle_reasons"})
+"""Facts of a moment, which differ between two runs of the same hardware."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class PartRecord:
         first: Index of its first sample; None when it does not say.
         last: Index of its last sample.
         worker: Who measured it.
+        reference_ms: What the reference kernel took when measuring began; None when it does not
+            say.
     """
 
     name: str
@@ -34,6 +38,7 @@ class PartRecord:
     first: int | None
     last: int | None
     worker: str
+    reference_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,13 @@ class Origin:
 
     @classmethod
     def of(cls, metadata: PartMetadata) -> Origin:
-        """Reads the metadata of a part."""
+        """Reads the metadata of a part; facts of a moment are left out."""
+        lasting = {k: v for k, v in metadata.fingerprint.items() if k not in _OF_ONE_RUN}
         return cls(
             (
                 ("hardware", str(metadata.hardware)),
                 ("source", str(metadata.source)),
-                *_sorted("fingerprint", metadata.fingerprint),
+                *_sorted("fingerprint", lasting),
                 *_sorted("software", metadata.software),
             )
         )
@@ -93,12 +99,20 @@ class Provenance:
                 first=first,
                 last=last,
                 worker=str(found[0]) if found else "not said",
+                reference_ms=_number(metadata.fingerprint.get("reference_ms")),
             )
         )
 
     def values(self, fact: str) -> list[str]:
-        """Distinct values of a fact over all origins, in the order found."""
-        return list(dict.fromkeys(dict(o.facts).get(fact, "not said") for o in self.origins))
+        """Distinct values of a fact over the origins that state it, in the order found."""
+        facts = (dict(origin.facts) for origin in self.origins)
+        return list(dict.fromkeys(of[fact] for of in facts if fact in of))
+
+    def shared(self) -> dict[str, str]:
+        """Facts on which all origins that state them agree."""
+        names = dict.fromkeys(name for origin in self.origins for name, _ in origin.facts)
+        found = {name: self.values(name) for name in names}
+        return {name: values[0] for name, values in found.items() if len(values) == 1}
 
     def differing(self) -> list[str]:
         """Names of facts on which origins differ."""
@@ -131,6 +145,13 @@ class Provenance:
         return found
 
 
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
 def _whole(text: str | None) -> int | None:
     try:
         return None if text is None else int(text)
@@ -151,6 +172,15 @@ class WorkerProgress:
     def rows(self) -> int:
         """Rows in all parts."""
         return sum(part.rows for part in self.parts)
+
+    @property
+    def reference_ms(self) -> str:
+        """What the reference kernel took at the start of its runs, from least to most."""
+        found = [part.reference_ms for part in self.parts if part.reference_ms is not None]
+        if not found:
+            return "not said"
+        low, high = f"{min(found):.3g}", f"{max(found):.3g}"
+        return low if low == high else f"{low} to {high}"
 
     @property
     def indices(self) -> str:

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure as Canvas
 from shardwright_benchmark_worker.report.bins import Histogram, Histogram2D
 from shardwright_benchmark_worker.report.neighbours import Suspect, Worst
 from shardwright_benchmark_worker.report.operator_figures import WIDTH
-from shardwright_benchmark_worker.report.plots import count_table, heat, histogram
+from shardwright_benchmark_worker.report.plots import count_table, heat, outlines
 from shardwright_benchmark_worker.report.tallies import DRIFT_PERCENT
-from shardwright_costmodel.reporting.drawing import picture
+from shardwright_costmodel.reporting.drawing import log_axis, picture
 from shardwright_costmodel.reporting.page import Cell, Figure, Table, number
 from shardwright_costmodel.reporting.style import Theme
 
@@ -44,11 +44,12 @@ def _noise(title: str, name: str, maps: dict[str, Histogram2D], note: str) -> Fi
             canvas.subplots(1, _MANY, squeeze=False)[0], maps.items(), strict=False
         ):
             heat(axes, theme, one, "time, ms", f"{title}, %", "rows")
-            axes.plot(
-                *one.quantiles_of_y(0.5), color=theme.series[1], marker="o", ms=3, label="median"
-            )
+            # noise of 0.1 to 100 % always in view, so that pictures can be compared
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, 0.1), max(high, 100.0))
+            log_axis(axes.yaxis)
+            axes.plot(*one.quantiles_of_y(0.5), color=theme.series[1], marker="o", markersize=3)
             axes.set_title(quantity)
-            axes.legend(loc="upper right")
         for axes in canvas.axes[len(maps) : _MANY]:
             axes.set_axis_off()
 
@@ -60,9 +61,9 @@ def _noise(title: str, name: str, maps: dict[str, Histogram2D], note: str) -> Fi
             draw,
             note,
         ),
-        f"{title}, in percent of the median, by how long the row took; the line is the median of "
-        "rows of like time. Short times are the noisiest: a cost model cannot be more accurate "
-        "there than this.",
+        f"{title[0].upper()}{title[1:]}, in percent of the median, by how long the row "
+        "took; the line is the median of rows of like time. Short times are the noisiest: a cost "
+        "model cannot be more accurate there than this.",
         tuple(_noise_table(f"{title}: {quantity}", one) for quantity, one in maps.items()),
     )
 
@@ -74,38 +75,35 @@ def _noise_table(caption: str, one: Histogram2D) -> Table:
         for i, t in enumerate(columns[0][0])
     ]
     heads = ("around ms", "10 % of rows below, %", "half below, %", "90 % below, %")
-    return Table(caption, heads, tuple(rows), folded=True)
+    return Table(caption, heads, tuple(rows))
 
 
 def drift_figure(drift: Mapping[str, Histogram], note: str) -> Figure:
     """How far the reference kernel was from its time at the start."""
 
     def draw(canvas: Canvas, theme: Theme) -> None:
-        panels = canvas.subplots(1, len(drift), squeeze=False)[0]
-        for axes, (name, one) in zip(panels, drift.items(), strict=True):
-            histogram(axes, theme, one, "|drift| of the reference kernel, %", name)
-            axes.axvline(DRIFT_PERCENT, color=theme.series[1], linewidth=1.6)
-            axes.text(
-                DRIFT_PERCENT,
-                0.97,
-                f"  flagged from {DRIFT_PERCENT:g} %",
-                transform=axes.get_xaxis_transform(),
-                color=theme.series[1],
-                va="top",
-                fontsize=8.5,
-            )
+        axes = canvas.subplots()
+        outlines(axes, theme, drift, "drift of the reference kernel, % (slower or faster)", "rows")
+        axes.axvspan(DRIFT_PERCENT, axes.get_xlim()[1], color=theme.series[1], alpha=0.12)
+        axes.text(
+            DRIFT_PERCENT,
+            0.97,
+            f"  flagged from {DRIFT_PERCENT:g} %",
+            transform=axes.get_xaxis_transform(),
+            va="top",
+            fontsize=8.5,
+        )
 
-    width = min(WIDTH, 4.4 * len(drift))
     return Figure(
         picture(
             "drift",
             f"Histogram of the drift of the reference kernel, of {', '.join(drift)}",
-            (width, 2.8),
+            (0.65 * WIDTH, 3.0),
             draw,
             note,
         ),
         "How much slower or faster a fixed kernel ran around each row than at the start of the "
-        "run. Rows beyond the line were measured on a device that was throttled or shared.",
+        "run. Rows in the shaded range were measured on a device that was throttled or shared.",
         tuple(count_table(f"drift: {name}", "%", one, "rows") for name, one in drift.items()),
     )
 

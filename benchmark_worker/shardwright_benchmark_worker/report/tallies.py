@@ -23,8 +23,9 @@ from shardwright_benchmark_worker.report.neighbours import (
 
 Array = npt.NDArray[Any]
 
-DRIFT_PERCENT = 5.0
-"""From this drift of the reference kernel on, a device was throttled or shared."""
+DRIFT_PERCENT = 10.0
+"""From this drift of the reference kernel on, a device was throttled or shared: the default of
+`--max-drift-percent`."""
 
 OCTAVES = LogBins(2, 1, 0, 40)
 TIMES_MS = LogBins(10, 4, -16, 20)

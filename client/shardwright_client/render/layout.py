@@ -47,7 +47,8 @@ def facts_grid() -> Table:
     """Two columns: what, and its value."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
-    grid.add_column()
+    # a long name goes on in the next line: cut off it would be of no use
+    grid.add_column(overflow="fold")
     return grid
 
 

@@ -57,7 +57,7 @@ def _print_accuracy(console: Console, model: CostModelDescription) -> None:
     for a in model.accuracy:
         table.add_row(
             clean(a.quantity),
-            f"{a.mape_percent:.1f}",
+            f"{a.mape_percent:.2f}",
             f"{a.kendall_tau:.3f}",
             f"{a.num_measurements:,}",
         )

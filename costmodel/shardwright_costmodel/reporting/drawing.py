@@ -12,7 +12,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
@@ -78,6 +77,7 @@ def _settings(theme: Theme) -> dict[str, Any]:
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.axisbelow": True,
+        "figure.constrained_layout.h_pad": 0.07,
         "legend.frameon": False,
         "legend.fontsize": 8.5,
         "figure.facecolor": theme.paper,
@@ -158,7 +158,7 @@ def _inches(axes: Axes) -> tuple[float, float]:
 
 
 def _label_inches(characters: int) -> float:
-    return 0.085 * (characters + 1.5)
+    return 0.082 * (characters + 1.2)
 
 
 def ramp(theme: Theme) -> LinearSegmentedColormap:
@@ -166,27 +166,32 @@ def ramp(theme: Theme) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("ramp", list(theme.ramp))
 
 
-def density(axes: Axes, theme: Theme, x: Array, y: Array, what: str) -> None:
-    """Draws many points on logarithmic axes: each, or of many how dense they lie."""
-    # limits first: hexagons are laid over the logarithms of what is shown
-    for axis, values in ((axes.xaxis, x), (axes.yaxis, y)):
-        axis.axes.__getattribute__(f"set_{axis.axis_name}lim")(*padded_limits(values))
-        log_axis(axis)
+def density(axes: Axes, theme: Theme, x: Array, y: Array, what: str, *, log_y: bool = True) -> None:
+    """Draws many points, x and usually y logarithmic: each, or of many how dense they lie."""
     axes.grid(visible=True)
     if len(x) <= _FEW:
         axes.scatter(x, y, s=14, color=theme.series[0], alpha=0.7, linewidths=0)
-        return
-    cells = axes.hexbin(
-        x, y, gridsize=42, xscale="log", yscale="log", mincnt=1, linewidths=0.2, cmap=ramp(theme)
-    )
-    _count_bar(axes, cells, what)
-
-
-def _count_bar(axes: Axes, cells: PolyCollection, what: str) -> None:
-    counts = np.asarray(cells.get_array())
-    if counts.max() > 1:
-        cells.set_norm(LogNorm(1, float(counts.max())))
-        count_scale(axes, cells, f"{what} per cell")
+    else:
+        cells = axes.hexbin(
+            x,
+            y,
+            gridsize=52,
+            xscale="log",
+            yscale="log" if log_y else "linear",
+            mincnt=1,
+            linewidths=0.2,
+            cmap=ramp(theme),
+        )
+        top = float(np.max(np.asarray(cells.get_array())))
+        if top > 1:
+            cells.set_norm(LogNorm(1, top))
+            count_scale(axes, cells, f"{what} per cell")
+    # after the hexagons, which set scales and ticks of their own
+    axes.set_xlim(*padded_limits(x))
+    log_axis(axes.xaxis)
+    if log_y:
+        axes.set_ylim(*padded_limits(y))
+        log_axis(axes.yaxis)
 
 
 def count_scale(axes: Axes, cells: ScalarMappable, label: str) -> None:
@@ -196,6 +201,11 @@ def count_scale(axes: Axes, cells: ScalarMappable, label: str) -> None:
     bar = figure.colorbar(cells, ax=axes, pad=0.02, aspect=28)
     bar.outline.set_visible(False)
     bar.set_label(label, labelpad=2)
+    low, high = cells.get_clim()
+    assert low is not None and high is not None
+    bar.ax.yaxis.set_major_locator(
+        FixedLocator(_ticks(low, high, 10, 8) if high >= 10 else [1, high])
+    )
     bar.ax.yaxis.set_major_formatter(FuncFormatter(short))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
@@ -213,9 +223,14 @@ def bars(
 ) -> None:
     """Draws upright bars, and leaves out labels that would touch."""
     axes.bar(range(len(labels)), values, width=0.86, color=theme.series[color])
-    longest = max((len(label) for label in labels), default=1)
-    step = max(1, int(np.ceil(len(labels) * _label_inches(longest) / _inches(axes)[0])))
-    axes.set_xticks(range(0, len(labels), step), list(labels)[::step])
+    spread_labels(axes, labels)
     axes.yaxis.set_major_formatter(FuncFormatter(short))
     axes.grid(visible=True, axis="y")
     axes.tick_params(axis="x", length=0)
+
+
+def spread_labels(axes: Axes, labels: Sequence[str]) -> None:
+    """Puts labels under the places 0, 1, ...; leaves some out where they would touch."""
+    longest = max((len(label) for label in labels), default=1)
+    step = max(1, int(np.ceil(len(labels) * _label_inches(longest) / _inches(axes)[0])))
+    axes.set_xticks(range(0, len(labels), step), list(labels)[::step])

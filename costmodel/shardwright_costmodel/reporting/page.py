@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +26,7 @@ class Mark:
 
 
 Cell = str | int | float | Mark
-"""Numbers stand to the right, as `number` writes them."""
+"""Columns of numbers, with a unit or without, stand to the right."""
 
 
 class Block(Protocol):
@@ -89,14 +90,14 @@ class Table:
     def html(self) -> str:
         """See `Block`."""
         right = [
-            bool(self.rows) and all(isinstance(row[i], int | float) for row in self.rows)
+            bool(self.rows) and all(_is_number(row[i]) for row in self.rows)
             for i in range(len(self.columns))
         ]
         head = "".join(
             f'<th scope="col"{_RIGHT if number else ""}>{escape(column)}</th>'
             for column, number in zip(self.columns, right, strict=True)
         )
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows)
+        body = "".join(f"<tr>{''.join(map(_cell, row, right))}</tr>" for row in self.rows)
         caption = escape(self.caption)
         shown = "" if self.folded else f"<caption>{caption}</caption>"
         label = f' aria-label="{caption}"' if self.folded else ""
@@ -108,14 +109,20 @@ class Table:
 
 
 _RIGHT = ' class="number"'
+_NUMBER = re.compile(r"([-+]?[0-9][0-9.,]*( ?(%|x|[KMGT]?i?B))?)?")
 
 
-def _cell(value: Cell) -> str:
+def _is_number(value: Cell) -> bool:
+    return not isinstance(value, Mark) and (
+        not isinstance(value, str) or bool(_NUMBER.fullmatch(value))
+    )
+
+
+def _cell(value: Cell, is_number: bool) -> str:
+    place = _RIGHT if is_number else ""
     if isinstance(value, Mark):
         return f"<td><mark>{escape(value.text)}</mark></td>"
-    if isinstance(value, str):
-        return f"<td>{escape(value)}</td>"
-    return f"<td{_RIGHT}>{number(value)}</td>"
+    return f"<td{place}>{escape(value if isinstance(value, str) else number(value))}</td>"
 
 
 def number(value: int | float) -> str:
@@ -184,8 +191,14 @@ class Figure:
         return (
             f'<figure id="{escape(p.name)}"><picture>{dark}{image}</picture>'
             f"<figcaption>{escape(self.caption)}</figcaption>"
-            f"{''.join(table.html() for table in self.numbers)}</figure>"
+            f"{_numbers(self.numbers)}</figure>"
         )
+
+
+def _numbers(tables: Sequence[Table]) -> str:
+    if not tables:
+        return ""
+    return _folded("The numbers in this picture", "".join(table.html() for table in tables))
 
 
 def _data_url(png: bytes) -> str:

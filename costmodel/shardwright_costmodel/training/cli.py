@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shardwright_costmodel.bundle import NAME_PATTERN, Manifest
-from shardwright_costmodel.errors import CostModelError
+from shardwright_costmodel.bundle import NAME_PATTERN, REPORT_NAME, Manifest
+from shardwright_costmodel.errors import CostModelError, without_secrets
 from shardwright_costmodel.publishing import EXIT_NOT_PROMOTED, Publication, publish
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.registry_view import print_publication
 from shardwright_costmodel.training.data import load, load_like
 from shardwright_costmodel.training.fit import FitSettings
-from shardwright_costmodel.training.trainer import Report, train
+from shardwright_costmodel.training.trainer import Report, TrainingRun, train
 
 _EXIT_USER_ERROR = 2
 
@@ -64,6 +64,12 @@ def shardwright_train(
     force: Annotated[
         bool, typer.Option("--force", help="Promote it also when it is worse.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            help="Publish report.html beside the bundle: learning curves, predictions, errors."
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Trains the cost models of one hardware profile from measurements and publishes a bundle."""
@@ -92,18 +98,40 @@ def shardwright_train(
                 unseen=judged_on,
                 report=_reporter(progress),
             )
+        if report:
+            run = reported(run, log)
         published = publish(Registry(out), run.bundle, promote_it=promote, force=force)
     except CostModelError as error:
         log.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(_EXIT_USER_ERROR) from error
+    page = None
+    if REPORT_NAME in run.bundle.attachments:
+        page = f"{without_secrets(published.entry.url)}/{REPORT_NAME}"
     if as_json:
-        payload = published.as_json() | {"manifest": run.bundle.manifest.model_dump(mode="json")}
+        payload = published.as_json() | {"report": page}
+        payload["manifest"] = run.bundle.manifest.model_dump(mode="json")
         print(json.dumps(payload, indent=1))
     else:
-        _print_summary(Console(highlight=False), run.bundle.manifest, published)
+        console = Console(highlight=False)
+        _print_summary(console, run.bundle.manifest, published)
+        if page:
+            console.print(f"report: {page}", markup=False, soft_wrap=True)
     if published.refusal:
         log.print(f"error: {published.refusal}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_NOT_PROMOTED)
+
+
+def reported(run: TrainingRun, log: Console) -> TrainingRun:
+    """The run with its report; hours of training are not lost to a picture that cannot be drawn."""
+    try:
+        # matplotlib takes a second to load
+        from shardwright_costmodel.training.report import with_report
+
+        return with_report(run)
+    except Exception as error:
+        text = f"warning: published without a report, which failed: {error!r}"
+        log.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return run
 
 
 def _require_name(option: str, value: str | None) -> None:

@@ -135,13 +135,15 @@ class ShardEncoder(nn.Module):
 class ComputeHead(nn.Module):
     """Forward and backward milliseconds of a device, from the sum of its shards' encodings.
 
-    milliseconds = additive + sqrt(joint^2 + peak^2 + extra^2)        floor = additive + joint
+    milliseconds = additive + sqrt(joint^2 + peak^2 + extra^2)
+    floor = additive + sqrt(joint^2 + peak^2)
 
     `additive` is an affine function of the work with positive coefficients, `joint` a sum of norms
     of such functions without constants (work on resources that overlap), both convex. `peak` is the
     fourth root of a sum of peak channels: the hottest row of any table, which the device waits for.
     `extra` is a network's. All are nondecreasing in every channel and at least 0: so the
-    milliseconds are nondecreasing too, and the floor is convex, nondecreasing and never above them.
+    milliseconds and the floor are nondecreasing too, and the floor, never above them, is convex in
+    the channels of work while those of peaks are held.
     """
 
     groups: Tensor
@@ -177,21 +179,28 @@ class ComputeHead(nn.Module):
         self.constant.add_(log_factor / _LOG_STEP)
 
     def parts(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
-        """Milliseconds and their floor, `[m, 2]` each, of encodings `[m, ENCODING_SIZE]`."""
-        ms, floor_ms, _ = self._parts(encodings)
-        return ms, floor_ms
+        """Milliseconds, and the part that is convex in all channels, `[m, 2]` each.
+
+        Args:
+            encodings: `[m, ENCODING_SIZE]`, of devices that hold something.
+        """
+        additive, joint, peak_squared, extra, _ = self._parts(encodings)
+        return additive + torch.sqrt(joint * joint + peak_squared + extra * extra), additive + joint
 
     def forward(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
         """Milliseconds, exactly 0 for a row of zeros, which is no shard, and their floor.
 
         `[m, 2]` each. The floor of a row of zeros is that of a device which holds next to nothing.
         """
-        ms, floor_ms, proportional = self._parts(encodings)
+        additive, joint, peak_squared, extra, proportional = self._parts(encodings)
+        known = joint * joint + peak_squared
+        ms = additive + torch.sqrt(known + extra * extra)
         # 1 as soon as there is any work, and much faster in ONNX Runtime than a condition
         any_work = (proportional * 1e30).clamp(max=1.0)
-        return ms * any_work, floor_ms * _FLOOR_MARGIN
+        return ms * any_work, (additive + torch.sqrt(known)) * _FLOOR_MARGIN
 
-    def _parts(self, encodings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _parts(self, encodings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """`additive`, `joint`, `peak` squared, `extra`; and `additive` without its constant."""
         linear = encodings @ (torch.exp(_LOG_STEP * self.work) * (1.0 - self.is_peak))
         squares = torch.sqrt((linear * linear) @ self.groups + _TINY * _TINY)
         joint, proportional = squares @ self.norms, linear @ self.sums
@@ -200,5 +209,4 @@ class ComputeHead(nn.Module):
         peaks = encodings @ (torch.exp(_LOG_STEP * self.peak) * self.is_peak)
         # the square of the fourth root
         peak_squared = torch.sqrt(peaks + _TINY**4)
-        rest = torch.sqrt(joint * joint + peak_squared + extra * extra)
-        return additive + rest, additive + joint, proportional
+        return additive, joint, peak_squared, extra, proportional

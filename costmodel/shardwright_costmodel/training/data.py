@@ -12,6 +12,7 @@ import numpy.typing as npt
 from shardwright.domain import CostModelSource
 from shardwright_costmodel.dataset import Kind, Part, PartMetadata, list_parts, read_dataset
 from shardwright_costmodel.errors import DatasetError
+from shardwright_costmodel.storage import translated
 from shardwright_costmodel.training.measurements import (
     Measurements,
     all_reduce_measurements,
@@ -120,10 +121,8 @@ def load_like(root_url: str, other: TrainingData) -> TrainingData:
 
 def _require_parts(root_url: str) -> None:
     for kind in _COMMANDS:
-        try:
+        with translated(root_url, DatasetError):
             parts = list_parts(root_url, kind)
-        except (ImportError, OSError, ValueError) as error:
-            raise DatasetError(f"{root_url}: cannot be listed: {error}") from error
         if not parts:
             raise DatasetError(
                 f"{root_url}/{kind.value}: holds no *.parquet part; measure some with "

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from shardwright_costmodel.bundle import Accuracy
-from shardwright_costmodel.features import FloatArray, comm_features
+from shardwright_costmodel.features import (
+    ALL_REDUCE_COLUMNS,
+    COMM_COLUMNS,
+    SHARD_COLUMNS,
+    FloatArray,
+    comm_features,
+)
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.measurements import Measurements
 from shardwright_costmodel.training.metrics import kendall_tau, mape_percent
@@ -38,11 +45,14 @@ class Predictions:
         quantity: As `Accuracy.quantity`; ends in `UNSEEN` when of another kind of measurements.
         measured_ms: `[n] float32`, above 0.
         predicted_ms: `[n] float32`.
+        conditions: What each was measured of, such as `tables` or `world size`, `[n]`: errors
+            differ with it.
     """
 
     quantity: str
     measured_ms: FloatArray
     predicted_ms: FloatArray
+    conditions: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def accuracy(self) -> Accuracy:
         """How good they are."""
@@ -77,9 +87,56 @@ def predict(model: OnnxCostModel, held_out: HeldOut, suffix: str = "") -> tuple[
         scattered = held_out.reduce_scatter
         equivalent = equivalent_all_to_all(scattered.features)
         pairs["reduce_scatter"] = (scattered.times_ms[:, 0], model.forward_comm_ms(equivalent))
+    of_kind = _conditions(held_out)
     return tuple(
-        Predictions(quantity + suffix, truth, guess) for quantity, (truth, guess) in pairs.items()
+        Predictions(quantity + suffix, truth, guess, of_kind[_KINDS[quantity]])
+        for quantity, (truth, guess) in pairs.items()
     )
+
+
+_KINDS = {
+    "compute_forward": "compute",
+    "compute_backward": "compute",
+    "compute": "compute",
+    "forward_comm": "comm",
+    "backward_comm": "comm",
+    "all_reduce": "all_reduce",
+    "reduce_scatter": "reduce_scatter",
+}
+
+
+def _conditions(held_out: HeldOut) -> dict[str, dict[str, FloatArray]]:
+    """What the values of each kind of measurement were measured of."""
+    operators = held_out.compute
+    shard = dict(zip(SHARD_COLUMNS, operators.features.T, strict=True))
+    starts = np.cumsum(operators.counts) - operators.counts
+    tables = operators.counts.astype(np.float32)
+    conditions: dict[str, dict[str, FloatArray]] = {
+        "compute": {
+            "tables": tables,
+            "mean dim": np.asarray(
+                np.add.reduceat(shard["num_columns"], starts) / tables, np.float32
+            ),
+            "batch size": np.maximum.reduceat(shard["global_batch_size"], starts),
+        },
+        "comm": _job(held_out.comm.features, COMM_COLUMNS),
+        "all_reduce": _job(held_out.all_reduce.features, ALL_REDUCE_COLUMNS),
+    }
+    if held_out.reduce_scatter is not None:
+        features = held_out.reduce_scatter.features
+        conditions["reduce_scatter"] = _job(features, ALL_REDUCE_COLUMNS)
+    return conditions
+
+
+def _job(features: FloatArray, columns: tuple[str, ...]) -> dict[str, FloatArray]:
+    column = dict(zip(columns, features.T, strict=True))
+    job = {
+        "world size": column["world_size"],
+        "hosts": column["world_size"] / column["devices_per_host"],
+    }
+    if "num_bytes" in column:
+        return job | {"bytes": column["num_bytes"]}
+    return job | {"batch size": column["global_batch_size"], "mean dim": column["mean_dim"]}
 
 
 def equivalent_all_to_all(reduce_scatters: FloatArray) -> FloatArray:

@@ -21,6 +21,7 @@ from shardwright_costmodel.features import (
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.compute_model import (
     ENCODING_SIZE,
+    WORK_CHANNELS,
     ComputeHead,
     ShardEncoder,
 )
@@ -145,6 +146,7 @@ def train(
         source=data.source,
         created_at=created_at,
         encoding_size=ENCODING_SIZE,
+        peak_channels=ENCODING_SIZE - WORK_CHANNELS,
         num_compute_measurements=len(data.compute),
         num_comm_measurements=len(data.comm),
         num_all_reduce_measurements=len(data.all_reduce),

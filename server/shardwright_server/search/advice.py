@@ -170,6 +170,7 @@ class _Weightless:
 
     id = CostModelId("weightless", "", "", CostModelSource.MODELLED)
     encoding_size = 1
+    peak_channels = 0
 
     def encode(self, shard_features: FloatArray) -> FloatArray:
         return np.zeros((len(shard_features), 1), dtype=np.float32)

@@ -6,11 +6,12 @@ The cost of a plan (`cost`) is
 
 since every device's total and wait add up to its forward transfer after the last arrival.
 
-*Floors.* A bundle brings a function f, the floor of the computation: convex, nondecreasing in every
-channel, and f(S) <= compute(S) for the encoding S > 0 of any device that holds something; at 0 it
-is the limit from above, so it includes the fixed cost of a non-empty operator. The floors of the
-transfers depend on the job and on the mean over devices of the sum of dims alone, do not fall with
-that mean, and lie below the prediction for every device of any plan with that mean.
+*Floors.* A bundle brings a function f, the floor of the computation: nondecreasing in every
+channel, convex in all but the last few, the peaks, while those are held, and f(S) <= compute(S)
+for the encoding S > 0 of any device that holds something; at 0 it is the limit from above, so it
+includes the fixed cost of a non-empty operator. The floors of the transfers depend on the job and
+on the mean over devices of the sum of dims alone, do not fall with that mean, and lie below the
+prediction for every device of any plan with that mean.
 
 *Average device.* A plan uses k >= 1 devices, at most n. With S the sum of the encodings of all its
 pieces, by convexity
@@ -22,6 +23,12 @@ each can bring (`least_work`): channel by channel the minimum over all allowed w
 the encodings of the pieces of different tables add. n is the number of devices, or of pieces if
 there cannot be so many. The same holds for the tables that constraints keep on a set of devices,
 with the size of that set for n; and for a colocation group, with n = 1.
+
+*Peaks.* The peaks of a device, which stand for its hottest row, are at least those of any piece
+that it holds; f is not convex in them. So in S / k, S / n and T / n they are not shared out: they
+stand for the least that every device in use has, channel by channel the minimum over tables and
+allowed pieces. And for each number i: the i tables with the largest peaks lie on at most n devices,
+each of which has the least peaks among those tables or more, and together their least work.
 
 *One way for all channels.* With x = S / n >= z = T / n in every channel, and slopes
 0 <= g_c <= (f(z) - f(z - h_c e_c)) / h_c, which convexity keeps below the derivatives of f at z,
@@ -94,7 +101,14 @@ def lower_bound_ms(
         on_step: Called often; may raise to stop.
     """
     work = least_work(evaluator, options, cost_model, on_step)
-    devices = np.concatenate([_average_devices(work), _group_devices(evaluator, work)])
+    peaks = work.least_peaks(cost_model.peak_channels).astype(np.float64)
+    devices = np.concatenate(
+        [
+            _average_devices(work, peaks),
+            _hottest_devices(work, peaks),
+            _group_devices(evaluator, work),
+        ]
+    )
     compute_ms = max(
         float(_floor_ms(cost_model, devices).max()), _busiest_device_ms(cost_model, work)
     )
@@ -105,7 +119,7 @@ def lower_bound_ms(
     bound_ms = compute_ms + transfer_ms(work.dims)
     on_step()
     if work.ways is not None:
-        tangent = _tangent(cost_model, work, transfer_ms)
+        tangent = _tangent(cost_model, work, peaks, transfer_ms)
         one_way_ms = tangent.constant_ms + float(work.weighted(work.ways, tangent.slopes).sum())
         bound_ms = max(bound_ms, one_way_ms + transfer_ms(work.dims))
         columns = np.array([table.embedding_dim for table in evaluator.problem.tables])
@@ -121,35 +135,62 @@ def _floor_ms(cost_model: CostModel, encodings: Float64Array | FloatArray) -> Fl
     return np.asarray(cost_model.compute_floor_ms(least).astype(np.float64).sum(axis=1))
 
 
-def _average_devices(work: LeastWork) -> Float64Array:
+def _average_devices(work: LeastWork, peaks: Float64Array) -> Float64Array:
     """Mean encodings: of all devices, and of each set of devices that tables are kept on."""
-    total = work.total.astype(np.float64)
+    total = _without_peaks(work, peaks)
     sets: dict[int, tuple[Reach, list[int]]] = {}
     for i, reach in enumerate(work.reach):
         sets.setdefault(id(reach), (reach, []))[1].append(i)
-    means = [total.sum(axis=0) / _most_devices(work, range(len(total)))]
+    everything = list(range(len(total)))
+    groups = [(everything, _most_devices(work, everything))]
     if len(sets) > 1 or not work.reach[0].everywhere:
-        means += [
-            total[members].sum(axis=0) / min(len(reach.devices), _most_devices(work, members))
+        groups += [
+            (members, min(len(reach.devices), _most_devices(work, members)))
             for reach, members in sets.values()
         ]
-    return np.array(means)
+    means = np.array([total[members].sum(axis=0) / most for members, most in groups])
+    if peaks.shape[1]:
+        means[:, -peaks.shape[1] :] = [peaks[members].min(axis=0) for members, _ in groups]
+    return means
 
 
-def _most_devices(work: LeastWork, tables: range | list[int]) -> int:
+def _without_peaks(work: LeastWork, peaks: Float64Array) -> Float64Array:
+    total = work.total.astype(np.float64)
+    total[:, total.shape[1] - peaks.shape[1] :] = 0.0
+    return total
+
+
+def _hottest_devices(work: LeastWork, peaks: Float64Array) -> Float64Array:
+    """Mean encodings of the devices with the i tables of the largest peaks, for every i, `[t, e]`.
+
+    As many devices as all tables can use: more than those i can only lower the mean.
+    """
+    if not peaks.shape[1]:
+        return np.empty((0, work.total.shape[1]))
+    order = np.argsort(-peaks.min(axis=1), kind="stable")
+    means = np.cumsum(_without_peaks(work, peaks)[order], axis=0)
+    means /= _most_devices(work, list(range(len(order))))
+    means[:, -peaks.shape[1] :] = np.minimum.accumulate(peaks[order], axis=0)
+    return means
+
+
+def _most_devices(work: LeastWork, tables: list[int]) -> int:
     """Devices that some tables can use at most."""
     reached = set[int]()
     for reach in {id(work.reach[i]): work.reach[i] for i in tables}.values():
         reached.update(reach.devices.tolist())
-    return max(1, min(len(reached), int(work.pieces[list(tables)].sum())))
+    return max(1, min(len(reached), int(work.pieces[tables].sum())))
 
 
 def _tangent(
-    cost_model: CostModel, work: LeastWork, transfer_ms: Callable[[Float64Array], float]
+    cost_model: CostModel,
+    work: LeastWork,
+    peaks: Float64Array,
+    transfer_ms: Callable[[Float64Array], float],
 ) -> Tangent:
-    """Of the average device's floor, where each channel is at its least."""
-    num_devices = _most_devices(work, range(len(work.total)))
-    least = (1.0 - SUM_SLACK) * work.total.sum(axis=0, dtype=np.float64) / num_devices
+    """Of the average device's floor, where each channel is at its least and peaks are held."""
+    num_devices = _most_devices(work, list(range(len(work.total))))
+    least = (1.0 - SUM_SLACK) * _average_devices(work, peaks)[0]
     least = least.astype(np.float32).astype(np.float64)
     points = (np.concatenate([least[None], least - np.diag(SLOPE_STEP * least)])).astype(np.float32)
     floor_ms = cost_model.compute_floor_ms(points).astype(np.float64).sum(axis=1)
@@ -157,6 +198,7 @@ def _tangent(
     rises_ms = np.maximum(0.0, floor_ms[0] - floor_ms[1:] - 2.0 * FLOOR_ROUNDING * floor_ms[0])
     steps = least - points[1:].diagonal()
     slopes = np.divide(rises_ms, steps, out=np.zeros_like(steps), where=steps > 0)
+    slopes[len(slopes) - peaks.shape[1] :] = 0.0
     constant_ms = float(floor_ms[0] - slopes @ least)
     return Tangent(constant_ms, (1.0 - SUM_SLACK) * slopes / num_devices, transfer_ms)
 

@@ -24,6 +24,11 @@ class CostModel(Protocol):
         """Numbers in an encoding, `e`."""
         ...
 
+    @property
+    def peak_channels(self) -> int:
+        """Channels, the last ones, in which `compute_floor_ms` is not convex."""
+        ...
+
     def encode(self, shard_features: FloatArray) -> FloatArray:
         """Encodes shards, `[m, len(SHARD_COLUMNS)]` -> `[m, e] float32`.
 
@@ -56,8 +61,9 @@ class CostModel(Protocol):
     def compute_floor_ms(self, encodings: FloatArray) -> FloatArray:
         """A floor of `compute_ms`, `[m, e]` -> `[m, 2] float32`.
 
-        Convex, and nondecreasing in every channel; at most `compute_ms` for the encoding of any
-        device that holds something. For a row of zeros it is the limit from above, not 0.
+        Nondecreasing in every channel, and convex in all but the last `peak_channels` while those
+        are held; at most `compute_ms` for the encoding of any device that holds something. For a
+        row of zeros it is the limit from above, not 0.
         """
         ...
 
@@ -100,6 +106,11 @@ class CountingCostModel:
     def encoding_size(self) -> int:
         """As `CostModel.encoding_size`."""
         return self._cost_model.encoding_size
+
+    @property
+    def peak_channels(self) -> int:
+        """As `CostModel.peak_channels`."""
+        return self._cost_model.peak_channels
 
     def encode(self, shard_features: FloatArray) -> FloatArray:
         """As `CostModel.encode`."""

@@ -85,6 +85,21 @@ class LeastWork:
         least[self.free] = 0.0
         return np.where(np.isfinite(least), least, 0.0)
 
+    def least_peaks(self, channels: int) -> FloatArray:
+        """Of each table, what every device that holds a piece of it has in the last channels.
+
+        Returns:
+            `[t, channels]`; 0 for free tables, those that fit in no way, and where ways are not
+            kept.
+        """
+        first = self.total.shape[1] - channels
+        least = np.full((len(self.total), channels), np.inf, dtype=np.float32)
+        for way in self.ways or ():
+            peaks = np.where(way.allowed[:, :, None], way.encodings[:, :, first:], np.inf)
+            np.minimum.at(least, way.tables, peaks.min(axis=1))
+        least[self.free] = 0.0
+        return np.where(np.isfinite(least), least, np.float32(0.0))
+
 
 def least_work(
     evaluator: PlanEvaluator,

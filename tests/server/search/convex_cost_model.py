@@ -23,6 +23,7 @@ class ConvexCostModel:
     """
 
     encoding_size = 4
+    peak_channels = 0
 
     def __init__(self, seed: int, waves: float = 0.5) -> None:
         self.id = CostModelId("convex", str(seed), "fake-gpu", CostModelSource.MEASURED)

@@ -33,6 +33,7 @@ class FakeCostModel:
     """
 
     encoding_size = 3
+    peak_channels = 0
 
     def __init__(self, source=CostModelSource.MEASURED, flat=False, on_predict=lambda: None):
         self.id = CostModelId("fake", "1", "fake-gpu", source)
