@@ -107,6 +107,7 @@ def comm_row(
     forward_ms: npt.NDArray[np.float64],
     backward_ms: npt.NDArray[np.float64],
     repetitions: int,
+    wait_ms: npt.NDArray[np.float64] | None = None,
     ci_percent: tuple[float | None, float | None] = (None, None),
     drift_percent: float | None = None,
 ) -> dict[str, Any]:
@@ -120,6 +121,7 @@ def comm_row(
         "forward_ms": forward_ms.tolist(),
         "backward_ms": backward_ms.tolist(),
         "repetitions": repetitions,
+        "wait_ms": None if wait_ms is None else wait_ms.tolist(),
         "forward_ci_percent": ci_percent[0],
         "backward_ci_percent": ci_percent[1],
         "drift_percent": drift_percent,

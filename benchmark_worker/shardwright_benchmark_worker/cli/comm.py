@@ -23,6 +23,7 @@ from shardwright_benchmark_worker.sampling import (
     CommLimits,
     draw_all_reduce_sample,
     draw_comm_sample,
+    draw_reduce_scatter_sample,
 )
 from shardwright_benchmark_worker.software import software_versions
 from shardwright_costmodel.dataset import Kind
@@ -66,7 +67,10 @@ def comm(
         float, typer.Option(help="A collective that takes longer has lost a rank.")
     ] = 60.0,
 ) -> None:
-    """Measures all-to-alls, and as many all-reduces; under torchrun but for rooflines."""
+    """Measures all-to-alls, and as many all-reduces and reduce-scatters; under torchrun.
+
+    A roofline, which needs no torchrun, has no reduce-scatters.
+    """
     session = open_session(work, watching)
     profile, hardware = parse_device(work.device, work.hardware)
     limits = CommLimits(
@@ -106,9 +110,11 @@ def comm(
         )
         draw = session.timed(partial(draw_comm_sample, limits, work.seed))
         reduce = session.timed(partial(draw_all_reduce_sample, limits, work.seed))
+        scatter = session.timed(partial(draw_reduce_scatter_sample, limits, work.seed))
         for kind, rows in (
             (Kind.COMM, partial(bench.rows, draw)),
             (Kind.ALL_REDUCE, partial(bench.all_reduce_rows, reduce)),
+            (Kind.REDUCE_SCATTER, partial(bench.reduce_scatter_rows, scatter)),
         ):
             recorded = measured(kind=kind)
             job = bench.job

@@ -2,7 +2,8 @@
 
 All-to-alls are those of TorchRec's pooled embeddings: device d holds `dims[d]` columns of the
 whole batch and sends each device its part of the batch; the backward pass sends gradients back.
-All-reduces are those of the dense gradients of data-parallel tables.
+All-reduces are those of the dense gradients of data-parallel tables, reduce-scatters those of the
+partial sums of row-wise tables.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from shardwright_benchmark_worker.errors import LaunchError
+from shardwright_benchmark_worker.measure.clock import CommonClock
 from shardwright_benchmark_worker.measure.device import spin_ms
 from shardwright_benchmark_worker.measure.drift import DriftMonitor, reference_burst
 from shardwright_benchmark_worker.measure.fingerprint import host_link
@@ -28,7 +31,32 @@ from shardwright_benchmark_worker.measure.tally import Tally
 from shardwright_benchmark_worker.rows import Quantiles, all_reduce_row, comm_row
 from shardwright_benchmark_worker.sampling import AllReduceSample, CommSample
 
+_reduce_scatter_tensor: Callable[[torch.Tensor, torch.Tensor], object] = getattr(
+    dist, "reduce_scatter_single", dist.reduce_scatter_tensor
+)
+"""Renamed in torch 2.13. On gloo, torch makes an all-reduce and a copy of it, as in a job."""
+
 FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Of one sample on this rank, `[n, k] float64`.
+
+    Attributes:
+        ms: From its own start to its end.
+        wait_ms: Of these, until the last rank started.
+        drift_percent: Of the rank that drifted most.
+    """
+
+    ms: FloatArray
+    wait_ms: FloatArray
+    drift_percent: float
+
+    @property
+    def from_last_start_ms(self) -> FloatArray:
+        """Without the wait: ranks leave a barrier one after another."""
+        return self.ms - self.wait_ms
 
 
 class CommBench:
@@ -49,6 +77,8 @@ class CommBench:
         # together, as later: ranks of one host share its memory and clocks
         job.barrier()
         self._drift = DriftMonitor(burst_ms, max_drift_percent, warns=job.rank == 0)
+        self._clock = CommonClock(job)
+        self._starts_s: list[float] = []
 
     def fingerprint(self) -> dict[str, str]:
         """What measures, as text."""
@@ -57,74 +87,109 @@ class CommBench:
             **host_link(self._device.backend),
             "backend": self._device.backend,
             "world_size": str(self.job.world_size),
+            "hosts": str(self._clock.hosts),
             "reference_ms": f"{self._drift.start_ms:.6f}",
         }
 
     def summary(self) -> Mapping[str, str]:
-        """How the part measured last went, see `Tally.summary`."""
-        return self._tally.summary()
+        """How the part measured last went, see `Tally.summary`; the bound on `wait_ms`' error."""
+        return {**self._tally.summary(), "clock_error_ms": f"{self._clock.error_s * 1e3:.6f}"}
 
     def rows(self, draw: Callable[[int], CommSample], indices: range) -> Iterator[dict[str, Any]]:
-        """Measures the samples of some indices; every rank yields the same dataset rows."""
+        """Measures the all-to-alls of some indices; every rank yields the same dataset rows."""
         self._tally.reset()
         for index in indices:
             sample = draw(index)
             with self._tally.spend("prepare"):
                 once = self._exchanges(sample)
-            times_ms, drift = self._measure(index, once)
-            mine = [Quantiles.of(times_ms[:, i]) for i in (0, 1)]
+            times = self._measure(index, once)
+            forward = Quantiles.of(times.ms[:, 0])
+            backward = Quantiles.of(times.from_last_start_ms[:, 1])
+            wait_ms = float(np.median(times.wait_ms[:, 0]))
             with self._tally.spend("prepare"):
-                shared = self.job.gather([(q.median, _known(q.ci_percent)) for q in mine])
+                mine = (forward.median, backward.median, wait_ms)
+                shared = self.job.gather((*mine, *map(_known, (forward, backward))))
             yield comm_row(
                 sample,
-                forward_ms=shared[:, 0, 0],
-                backward_ms=shared[:, 1, 0],
-                ci_percent=(_worst(shared[:, 0, 1]), _worst(shared[:, 1, 1])),
-                repetitions=len(times_ms),
-                drift_percent=drift,
+                forward_ms=shared[:, 0],
+                backward_ms=shared[:, 1],
+                wait_ms=shared[:, 2],
+                ci_percent=(_worst(shared[:, 3]), _worst(shared[:, 4])),
+                repetitions=len(times.ms),
+                drift_percent=times.drift_percent,
             )
 
     def all_reduce_rows(
         self, draw: Callable[[int], AllReduceSample], indices: range
     ) -> Iterator[dict[str, Any]]:
-        """Measures the all-reduces of some indices; every rank yields the same dataset rows.
+        """Measures the all-reduces of some indices; every rank yields the same dataset rows."""
+        return self._reductions(draw, indices, self._all_reduce)
 
-        The time of the rank with the largest median is that of the collective.
-        """
+    def reduce_scatter_rows(
+        self, draw: Callable[[int], AllReduceSample], indices: range
+    ) -> Iterator[dict[str, Any]]:
+        """Measures the reduce-scatters of some indices; every rank yields the same dataset rows."""
+        return self._reductions(draw, indices, self._reduce_scatter)
+
+    def _reductions(
+        self,
+        draw: Callable[[int], AllReduceSample],
+        indices: range,
+        prepare: Callable[[AllReduceSample], Callable[[], object]],
+    ) -> Iterator[dict[str, Any]]:
+        """The time of the rank with the largest median is that of the collective."""
         self._tally.reset()
         for index in indices:
             sample = draw(index)
             with self._tally.spend("prepare"):
-                gradients = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
-            exchange = partial(dist.all_reduce, gradients)
-            times_ms, drift = self._measure(index, partial(self._one_time_ms, exchange))
-            mine = Quantiles.of(times_ms[:, 0])
+                exchange = prepare(sample)
+            times = self._measure(index, partial(self._one_time_ms, exchange))
+            mine = Quantiles.of(times.from_last_start_ms[:, 0])
             with self._tally.spend("prepare"):
-                shared = self.job.gather((mine.median, mine.p10, mine.p90, _known(mine.ci_percent)))
-            slowest = shared[np.argmax(shared[:, 0])]
-            median, p10, p90 = slowest[:3].tolist()
+                shared = self.job.gather((mine.median, mine.p10, mine.p90, _known(mine)))
+            median, p10, p90 = shared[np.argmax(shared[:, 0]), :3].tolist()
             quantiles = Quantiles(median, p10, p90, _worst(shared[:, 3]))
-            yield all_reduce_row(sample, quantiles, len(times_ms), drift)
+            yield all_reduce_row(sample, quantiles, len(times.ms), times.drift_percent)
 
-    def _measure(
-        self, index: int, once: Callable[[], tuple[float, ...]]
-    ) -> tuple[FloatArray, float]:
-        """Times of this rank, `[n, k]` ms, and the drift of the rank that drifted most, percent."""
+    def _all_reduce(self, sample: AllReduceSample) -> Callable[[], object]:
+        """Of the gradients of data-parallel tables."""
+        gradients = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
+        return partial(dist.all_reduce, gradients)
+
+    def _reduce_scatter(self, sample: AllReduceSample) -> Callable[[], object]:
+        """Of the partial sums of row-wise tables: each rank gets its part of the batch."""
+        sums = torch.zeros(sample.num_bytes // 4, device=self._device.torch_device)
+        own = torch.empty(len(sums) // self.job.world_size, device=self._device.torch_device)
+        return partial(_reduce_scatter_tensor, own, sums)
+
+    def _measure(self, index: int, once: Callable[[], tuple[float, ...]]) -> _Times:
+        """Measures until no rank drifted meanwhile, a few times at most."""
         self._tally.count("rows")
-        best: tuple[FloatArray, float] | None = None
+        with self._tally.spend("prepare"):
+            self._clock.synchronize()
+        best: _Times | None = None
         drift = self._drift_percent()
         for _ in range(self._drift.attempts()):
+            self._starts_s.clear()
             times_ms = repeat(once, self._repetitions, self._agree)
             before, drift = drift, self._drift_percent()
             worst = max(before, drift, key=abs)
-            if best is None or abs(worst) < abs(best[1]):
-                best = times_ms, worst
-            if not self._drift.exceeds(best[1]):
+            if best is None or abs(worst) < abs(best.drift_percent):
+                best = _Times(times_ms, self._waits_ms(times_ms), worst)
+            if not self._drift.exceeds(best.drift_percent):
                 break
         assert best is not None
-        if self._drift.conclude(index, best[1]):
+        if self._drift.conclude(index, best.drift_percent):
             self._tally.count("drifted")
         return best
+
+    def _waits_ms(self, times_ms: FloatArray) -> FloatArray:
+        """How long this rank, in each of its times, waited for the last rank to start."""
+        starts_s = np.asarray(self._starts_s[-times_ms.size :]).reshape(times_ms.shape)
+        with self._tally.spend("prepare"):
+            last_start_s = self.job.gather(starts_s).max(axis=0)
+        # who gets nothing from the last starter may be done before it starts
+        return np.asarray(np.clip((last_start_s - starts_s) * 1e3, 0.0, times_ms))
 
     def _agree(self, ci_percent: float, elapsed_s: float) -> tuple[float, float]:
         """The widest interval and the longest time of any rank: all ranks stop together."""
@@ -133,6 +198,7 @@ class CommBench:
         return widest, longest
 
     def _drift_percent(self) -> float:
+        """Of the rank that drifted most."""
         with self._tally.spend("reference"):
             drifts: list[float] = self.job.gather(self._drift.percent()).tolist()
         return max(drifts, key=abs)
@@ -157,11 +223,16 @@ class CommBench:
 
     def _timed_ms(self, exchange: Callable[[], object], skew_ms: float = 0.0) -> float:
         """All ranks meet, each waits its skew; then from this rank's start to its end."""
+
+        def run() -> None:
+            self._starts_s.append(self._clock.now_s())
+            exchange()
+
         with self._tally.spend("kernel"):
             self.job.barrier()
             spin_ms(skew_ms)
             with collective(self.job.timeout_s):
-                _, time_ms = self._device.timed_ms(exchange)
+                _, time_ms = self._device.timed_ms(run)
         return time_ms
 
 
@@ -193,8 +264,8 @@ def join(
         yield CommBench(Job(device, timeout_s, patience_s), repetitions, max_drift_percent)
 
 
-def _known(ci_percent: float | None) -> float:
-    return np.inf if ci_percent is None else ci_percent
+def _known(quantiles: Quantiles) -> float:
+    return np.inf if quantiles.ci_percent is None else quantiles.ci_percent
 
 
 def _worst(ci_percents: FloatArray) -> float | None:

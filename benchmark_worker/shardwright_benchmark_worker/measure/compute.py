@@ -159,7 +159,7 @@ class ComputeBench:
                 if not _is_out_of_memory(error):
                     raise
             self._arena.clear()
-            self._device.free_memory_bytes()
+            self._device.free_memory_bytes()  # gives cached memory back before it looks
         logger.warning(
             "sample %d (%d bytes of tables) does not fit into the memory of %s: recorded as "
             "infeasible; --max-memory-bytes draws smaller ones",

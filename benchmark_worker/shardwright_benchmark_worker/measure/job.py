@@ -75,6 +75,25 @@ class Job:
             dist.all_gather(everyone, mine, self._control)
         return torch.stack(everyone).numpy()
 
+    def gather_texts(self, text: str) -> list[str]:
+        """Everyone's text, on every rank."""
+        everyone: list[str] = [""] * self.world_size
+        with collective(self.timeout_s):
+            dist.all_gather_object(everyone, text, self._control)
+        return everyone
+
+    def send(self, number: float, rank: int) -> None:
+        """Sends a number to a rank, which receives it."""
+        with collective(self.timeout_s):
+            dist.send(torch.tensor([number], dtype=torch.float64), rank, self._control)
+
+    def receive(self, rank: int) -> float:
+        """Receives a number that a rank sends."""
+        number = torch.empty(1, dtype=torch.float64)
+        with collective(self.timeout_s):
+            dist.recv(number, rank, self._control)
+        return float(number)
+
 
 @contextmanager
 def join_job(command: str, device_name: str, timeout_s: float) -> Iterator[Device]:

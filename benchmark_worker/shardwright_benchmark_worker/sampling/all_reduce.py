@@ -18,7 +18,7 @@ SMALLEST_BYTES, LARGEST_BYTES = 1 << 10, 1 << 30
 
 @dataclass(frozen=True)
 class AllReduceSample:
-    """One all-reduce.
+    """One all-reduce, or reduce-scatter of as large an input.
 
     Attributes:
         index: Its place in the sequence of a seed.
