@@ -18,16 +18,23 @@ _PACKAGES = ("numpy", "onnxruntime", "torch", "torchrec", "numba")
 
 def header(title: str, command: str, cost_model_id: CostModelId | None = None) -> list[str]:
     """Title, command, machine and versions, as Markdown lines; by default of all tasks' model."""
-    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     model = cost_model_id or cost_model().id
+    return [
+        *provenance(title, command, _PACKAGES),
+        f"- Cost model: {model.name} {model.version} of {model.hardware}, {model.source.value}",
+        "",
+    ]
+
+
+def provenance(title: str, command: str, packages: Sequence[str]) -> list[str]:
+    """Title, command, machine and versions of what asks no cost model."""
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return [
         f"# {title}",
         "",
         f"- Command: `{command}`",
         f"- Machine: {_cpu()}, {cpu_count()} cores, {platform.system()} {platform.release()}",
-        f"- Versions: commit {_commit()}, Python {platform.python_version()}, {packages}",
-        f"- Cost model: {model.name} {model.version} of {model.hardware}, {model.source.value}",
-        "",
+        f"- Versions: commit {_commit()}, Python {platform.python_version()}, {versions}",
     ]
 
 

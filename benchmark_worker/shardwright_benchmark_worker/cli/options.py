@@ -135,7 +135,7 @@ class Trust:
     max_repetitions: MaxRepetitions = 100
     target_ci_percent: TargetCi = 2.0
     max_sample_seconds: MaxSampleSeconds = 5.0
-    max_drift_percent: MaxDrift = 10.0
+    max_drift_percent: MaxDrift = 15.0
 
     def repetitions(self, warmup: int, minimum: int) -> noise.Repetitions:
         """How often each sample is timed.

@@ -241,7 +241,7 @@ def join(
     device_name: str,
     repetitions: Repetitions,
     timeout_s: float,
-    max_drift_percent: float = 10.0,
+    max_drift_percent: float = 15.0,
     *,
     patience_s: float = 0.0,
 ) -> Iterator[CommBench]:

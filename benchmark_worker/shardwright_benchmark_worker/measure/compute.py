@@ -59,7 +59,7 @@ class ComputeBench:
         device: str,
         repetitions: Repetitions,
         placement: Placement = Placement.DEVICE,
-        max_drift_percent: float = 10.0,
+        max_drift_percent: float = 15.0,
     ) -> None:
         self._device = open_device(device)
         if placement not in self._device.locations:

@@ -57,6 +57,8 @@ class DriftMonitor:
         self.threshold_percent = threshold_percent
         self._burst_ms = burst_ms
         self._warns = warns
+        for _ in range(_BURSTS_AT_START):
+            burst_ms()
         self.start_ms = statistics.median(self._warm_burst_ms() for _ in range(_BURSTS_AT_START))
         self._lasting = False
 
