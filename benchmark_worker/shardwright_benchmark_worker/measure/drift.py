@@ -28,7 +28,8 @@ _TABLES, _DIM = 4, 64
 _ROWS_BATCH_POOLING = {"cpu": (2000, 512, 8.0), "cuda": (200_000, 65_536, 20.0)}
 """Of each table: in reach of a core's own caches, which other machines on a cloud host do not
 disturb; beyond a GPU's L2 cache. About 0.3 ms on one core, and half a millisecond on a GPU."""
-_RUNS_IN_BURST = 6
+_WARMUP_RUNS, _RUNS_IN_BURST = 5, 30
+"""A burst outlasts the time slices of a scheduler, some 3 ms."""
 _BURSTS_AT_START = 15
 MAX_ATTEMPTS = 3
 """How often a sample is measured when the device drifts, before it is flagged."""
@@ -59,7 +60,7 @@ class DriftMonitor:
         self._warns = warns
         for _ in range(_BURSTS_AT_START):
             burst_ms()
-        self.start_ms = statistics.median(self._warm_burst_ms() for _ in range(_BURSTS_AT_START))
+        self.start_ms = statistics.median(burst_ms() for _ in range(_BURSTS_AT_START))
         self._lasting = False
 
     def percent(self) -> float:
@@ -93,12 +94,7 @@ class DriftMonitor:
         return flagged
 
     def _once(self) -> float:
-        return 100.0 * (self._warm_burst_ms() / self.start_ms - 1.0)
-
-    def _warm_burst_ms(self) -> float:
-        # the sample before has left its own rows in the caches
-        self._burst_ms()
-        return self._burst_ms()
+        return 100.0 * (self._burst_ms() / self.start_ms - 1.0)
 
 
 def reference_burst(device: Device) -> Callable[[], float]:
@@ -118,9 +114,14 @@ def reference_burst(device: Device) -> Callable[[], float]:
     operator = build_operator(sample, device)
     forward = partial(operator, lookups.indices, lookups.offsets)
 
-    def runs() -> None:
+    def run(times: int) -> None:
         with torch.no_grad():
-            for _ in range(_RUNS_IN_BURST):
+            for _ in range(times):
                 forward()
 
-    return lambda: device.timed_ms(runs)[1]
+    def burst_ms() -> float:
+        # the sample before has left its own rows in the caches
+        run(_WARMUP_RUNS)
+        return device.timed_ms(partial(run, _RUNS_IN_BURST))[1]
+
+    return burst_ms
