@@ -58,7 +58,7 @@ def plan(
 def run(
     task: Annotated[int, typer.Option(help="0 .. 4.")],
     root: Folder = ROOT,
-    rounds: Annotated[int, typer.Option(help="Of all plans of the task in turn.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Of all plans of the task in turn.")] = 4,
     iterations: Annotated[int, typer.Option(help="Of each plan in each round.")] = 20,
 ) -> None:
     """Replays the plans of one task, one rank on each core."""
