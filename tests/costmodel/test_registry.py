@@ -145,7 +145,7 @@ def test_the_package_ships_accurate_modelled_gpus_under_a_megabyte(hardware: str
 def test_the_package_ships_a_measured_cpu() -> None:
     bundle = Registry().load("intel-xeon-amx-1core")
     assert bundle.manifest.source.value == "measured"
-    assert bundle.manifest.fingerprint["backend"] == ["gloo"]
+    assert bundle.manifest.fingerprint["backend"] == ("gloo",)
     accuracy = {a.quantity: a for a in bundle.manifest.accuracy}
     assert accuracy["compute"].kendall_tau > 0.9
     OnnxCostModel.from_bundle(bundle)
