@@ -137,7 +137,7 @@ def test_an_endpoint_that_is_down_is_one_line_without_secrets(s3: S3, command: s
         [COMMAND, *arguments, "--bundles", "s3://bucket/models"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
         env=os.environ | s3.environment | {"AWS_ENDPOINT_URL": endpoint},
     )
@@ -198,7 +198,7 @@ def test_json_of_a_registry_in_s3(bucket: str, s3: S3, bundle: Bundle) -> None:
         [COMMAND, "list", "--bundles", f"{bucket}/models", "--json"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
         env=os.environ | s3.environment,
     )
