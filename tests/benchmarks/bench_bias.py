@@ -49,6 +49,7 @@ def _cells(summary: Summary) -> list[str]:
 def main(
     group: Annotated[list[str], typer.Option(help="Groups of tasks.")] = list(COUNTS),  # noqa: B006
     tasks: Annotated[int, typer.Option(help="At most so many tasks of a group.")] = 1000,
+    kept: Annotated[bool, typer.Option(help="Judge what is kept, ask nothing.")] = False,
     day: Annotated[str, typer.Option(help="Date in the file's name.")] = date.today().isoformat(),
     out: Annotated[Path, typer.Option(help="Folder of the results file.")] = RESULTS,
 ) -> None:
@@ -56,13 +57,16 @@ def main(
     judged = {}
     for name in group:
         asked = list(islice(tasks_of(name), min(tasks, COUNTS[name])))
-        for task in track(asked, description=name):
+        for task in () if kept else track(asked, description=name):
             for side in CHOOSERS:
                 SIDES[side].answer(task)
         judged[name] = judge(asked, CHOOSERS)
     path = out / f"plan_bias_roofline-h100_{day}.md"
     lines = [
-        *header("Bias of predictions on chosen plans", "python -m tests.benchmarks.bench_bias"),
+        *header(
+            "Bias of predictions on chosen plans",
+            "python -m tests.benchmarks.bench_bias" + (" --kept" if kept else ""),
+        ),
         "Predicted over true cost of the plans that LOCAL_SEARCH chose, less 1; `_rows` may cut",
         "tables in rows. The truth is the noise-free roofline behind the training data.",
         "",
