@@ -48,7 +48,7 @@ def worker_process(
             process.wait()
 
 
-def eventually(condition: Callable[[], Any], log: Path | None = None, limit_s: float = 60) -> None:
+def eventually(condition: Callable[[], Any], log: Path | None = None, limit_s: float = 120) -> None:
     deadline_s = time.monotonic() + limit_s
     while not condition():
         shown = log.read_text() if log else ""

@@ -17,7 +17,15 @@ import pytest
 from shardwright_costmodel.dataset import Kind, list_parts, remove_orphans
 
 from .conftest import RunWorker
-from .fleet_processes import MODELLED, ON_CPU, events, eventually, indices, worker_process
+from .fleet_processes import (
+    MODELLED,
+    ON_CPU,
+    environment,
+    events,
+    eventually,
+    indices,
+    worker_process,
+)
 
 
 def compute(out: Path | str, *more: str, samples: int = 40, part_size: int = 10) -> tuple[str, ...]:
@@ -137,3 +145,28 @@ def test_an_unreadable_pool_is_a_mistake(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert str(pool) in line and "table pool" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_job_that_loses_a_rank_starts_again_behind_the_last_part(tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("--max-restarts", "1", "--monitor-interval", "0.2"),
+        *("-m", "shardwright_benchmark_worker", "comm", "--device", "cpu", "--hardware", "x"),
+        *("--out", str(out), "--samples", "200", "--part-size", "20", "--max-skew-ms", "5"),
+        *("--max-batch-size", "512", "--repetitions", "2", "--max-repetitions", "2"),
+        *("--max-drift-percent", "1000", "--max-device-dim", "64"),
+    ]
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(command, env=environment(), stderr=stderr) as launcher,
+    ):
+        try:
+            eventually(lambda: list_parts(str(out), Kind.COMM), log)
+            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+            os.kill(int(children.split()[-1]), signal.SIGKILL)
+            assert launcher.wait(timeout=150) == 0, log.read_text()
+        finally:
+            launcher.kill()
+    assert indices(out, Kind.COMM) == list(range(200)), "nothing is lost or measured twice"
+    assert any("already there" in event["event"] for event in events(log))
