@@ -8,6 +8,6 @@ from shardwright_costmodel.runtime import OnnxCostModel
 
 @pytest.fixture(scope="session")
 def shipped_cost_model() -> OnnxCostModel:
-    """The first of the bundles that ship with the cost-model package."""
+    """The H100 bundle that ships with the cost-model package."""
     registry = Registry(DEFAULT_BUNDLES_URL)
-    return OnnxCostModel.from_bundle(registry.load(registry.list()[0].hardware, None))
+    return OnnxCostModel.from_bundle(registry.load("nvidia-h100-sxm5-80gb", None))
