@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -33,6 +33,11 @@ _OBJECT_STORES = frozenset(
     {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "ossfs"}
 )
 """fsspec protocols of stores that show an object only once all of it has arrived."""
+
+PIECE_ROWS = 2048
+"""Rows that are in memory at once when a dataset is streamed."""
+_BUFFER_BYTES = 1 << 16
+"""Of a column that are read ahead."""
 
 TABLE_STRUCT = pa.struct(
     [
@@ -160,17 +165,19 @@ class PartMetadata:
 
 @dataclass(frozen=True)
 class Part:
-    """One Parquet part, read and checked.
+    """One Parquet part, or consecutive rows of it, read and checked.
 
     Attributes:
         url: Where it came from.
         metadata: Its provenance.
-        table: Its rows, of `Kind.schema`; optional columns that it lacks are null.
+        table: The rows, of `Kind.schema`; optional columns that it lacks are null.
+        first_row: Position of the first of these rows in the part.
     """
 
     url: str
     metadata: PartMetadata
     table: pa.Table
+    first_row: int = 0
 
 
 def write_part(
@@ -281,38 +288,66 @@ def read_part(url: str, kind: Kind) -> Part:
     Raises:
         DatasetError: Naming the part and what is wrong with it.
     """
-    try:
-        with open_file(url) as file:
-            # no threads of Arrow's: one that still winds down when the interpreter exits aborts it
-            table = pq.read_table(file, use_threads=False, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
-    metadata = parse_metadata(url, table.schema.metadata or {})
-    for name in kind.optional_columns:
-        if name not in table.schema.names:
-            table = table.append_column(name, pa.nulls(len(table), kind.schema.field(name).type))
-    missing = [name for name in kind.schema.names if name not in table.schema.names]
-    extra = [name for name in table.schema.names if name not in kind.schema.names]
-    if missing or extra:
-        raise DatasetError(
-            f"{url}: columns must be those of the {kind.value} schema (costmodel/README.md); "
-            f"missing: {missing or 'none'}, unknown: {extra or 'none'}"
-        )
-    try:
-        table = table.select(kind.schema.names).cast(kind.schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise DatasetError(f"{url}: a column has the wrong type: {error}") from error
-    return Part(url, metadata, table)
+    pieces = list(read_pieces(url, kind))
+    return replace(pieces[0], table=pa.concat_tables(piece.table for piece in pieces))
 
 
 def read_dataset(root_url: str, kind: Kind) -> Iterator[Part]:
-    """Reads the parts of a kind one after another.
+    """Reads the parts of a kind one after another, piece by piece.
 
     Raises:
         DatasetError: On the first bad part.
     """
     for url in list_parts(root_url, kind):
-        yield read_part(url, kind)
+        yield from read_pieces(url, kind)
+
+
+def read_pieces(url: str, kind: Kind) -> Iterator[Part]:
+    """Reads one part in pieces of at most `PIECE_ROWS` rows, but one piece at least.
+
+    Memory does not grow with the size of the part.
+
+    Raises:
+        DatasetError: Naming the part and what is wrong with it.
+    """
+    try:
+        with open_file(url) as file:
+            reader = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            schema = reader.schema_arrow
+            metadata = parse_metadata(url, schema.metadata or {})
+            _require_columns(url, schema.names, kind)
+            first_row = 0
+            # no threads of Arrow's: one that still winds down when the interpreter exits aborts it
+            for batch in reader.iter_batches(PIECE_ROWS, use_threads=False):
+                table = _cast(url, pa.Table.from_batches([batch]), kind)
+                yield Part(url, metadata, table, first_row)
+                first_row += len(table)
+            if first_row == 0:
+                yield Part(url, metadata, _cast(url, schema.empty_table(), kind))
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{url}: cannot be read as Parquet: {error}") from error
+
+
+def _require_columns(url: str, names: Sequence[str], kind: Kind) -> None:
+    known, optional = kind.schema.names, kind.optional_columns
+    missing = [name for name in known if name not in names and name not in optional]
+    extra = [name for name in names if name not in known]
+    if missing or extra:
+        raise DatasetError(
+            f"{url}: columns must be those of the {kind.value} schema (costmodel/README.md); "
+            f"missing: {missing or 'none'}, unknown: {extra or 'none'}"
+        )
+
+
+def _cast(url: str, table: pa.Table, kind: Kind) -> pa.Table:
+    """The columns of the schema, in its order; those that are left out are null."""
+    for name in kind.optional_columns:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(len(table), kind.schema.field(name).type))
+    try:
+        return table.select(kind.schema.names).cast(kind.schema)
+    except (pa.ArrowException, ValueError) as error:
+        raise DatasetError(f"{url}: a column has the wrong type: {error}") from error
 
 
 def parse_metadata(url: str, raw: dict[bytes, bytes]) -> PartMetadata:

@@ -5,6 +5,8 @@ CostModelError
 ├── BundleError         a bundle, or `promoted.json`, is damaged or of a format not read here
 ├── BundleNotFoundError no bundle for a hardware profile or version
 ├── NotPromotedError    a bundle is worse than the promoted one
+├── CheckpointError     a training cannot go on from, or write, a checkpoint
+├── DeviceError         a device to train on is not there
 └── ExportError         an exported graph does not agree with its torch model
 """
 
@@ -44,6 +46,14 @@ class BundleNotFoundError(CostModelError):
 
 class NotPromotedError(CostModelError):
     """A bundle is worse than the promoted one, or cannot be compared with it; it says how."""
+
+
+class CheckpointError(CostModelError):
+    """A checkpoint is damaged, of another training, or cannot be written."""
+
+
+class DeviceError(CostModelError):
+    """A device to train on is not there."""
 
 
 class ExportError(CostModelError):

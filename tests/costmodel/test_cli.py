@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from html_page import HtmlPage
 
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.runtime import OnnxCostModel
+from shardwright_costmodel.training.checkpoint import Checkpoint
 
 COMMAND = [str(Path(sys.executable).parent / "shardwright-train")]
 QUICK = ["--epochs", "1", "--max-minutes", "0.1", "--no-report"]
@@ -26,9 +30,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_dataset_becomes_a_published_bundle(dataset_url: str, tmp_path: Path) -> None:
-    out = str(tmp_path / "models")
-    done = run("--data", dataset_url, "--out", out, "--name", "mine", "--report", *QUICK[:-1])
+    out, kept = str(tmp_path / "models"), str(tmp_path / "checkpoint")
+    options = ("--name", "mine", "--report", "--checkpoint", kept, *QUICK[:-1])
+    done = run("--data", dataset_url, "--out", out, *options)
     assert done.returncode == 0, done.stderr
+    assert list(Path(kept).iterdir()) == [], "a checkpoint goes when the bundle is published"
     (entry,) = Registry(out).list()
     folder = Path(entry.url.removeprefix("file://"))
     HtmlPage((folder / "report.html").read_text()).check()
@@ -102,6 +108,40 @@ def test_a_bad_dataset_is_one_clear_line(
     done = run("--data", write(tmp_path / "data", compute, comm), "--out", str(tmp_path / "models"))
     assert_one_line(done, "compute/part-0.parquet: column forward_ms, row 5")
     assert not (tmp_path / "models").exists()
+
+
+def test_a_full_disk_while_spooling_is_one_clear_line(dataset_url: str, tmp_path: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run(
+        [*COMMAND, "--data", dataset_url, "--out", str(tmp_path / "models")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=small_files,
+    )
+    assert_one_line(done, f"{tmp_path}: no room to spool measurements after ")
+    assert "set TMPDIR to a folder on a disk with more room" in done.stderr
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_checkpoint_of_another_training_is_one_clear_line(
+    dataset_url: str, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "checkpoint")
+    Checkpoint(folder, {"seed": "7"}).save("compute", {})
+    out = str(tmp_path / "models")
+    done = run("--data", dataset_url, "--out", out, "--checkpoint", folder)
+    assert_one_line(done, "checkpoint/training.pt: is of another training (seed 7, now 0; ")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without CUDA")
+def test_a_device_that_is_not_there_is_one_clear_line(dataset_url: str, tmp_path: Path) -> None:
+    done = run("--data", dataset_url, "--out", str(tmp_path / "models"), "--device", "cuda")
+    assert_one_line(done, "--device cuda: torch ")
 
 
 def test_a_missing_dataset_is_one_clear_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shardwright.domain import CostModelSource, EmbeddingTable, Optimizer, WeightDtype
+from shardwright_costmodel import dataset
 from shardwright_costmodel.dataset import (
     TABLE_STRUCT,
     Kind,
@@ -25,6 +26,7 @@ from shardwright_costmodel.features import ALL_REDUCE_COLUMNS, comm_features, ta
 from shardwright_costmodel.training.data import (
     MIN_COMM_ROWS,
     MIN_COMPUTE_ROWS,
+    evenly,
     load,
     split_by_combination,
 )
@@ -242,6 +244,65 @@ def test_reduce_scatters_are_read_where_there_are_any(
     found = load(url).reduce_scatter
     assert found is not None and len(found) == 7
     assert found.times_ms[3, 0] == np.float32(all_reduce[3]["time_ms"])
+
+
+def test_parts_are_read_piece_by_piece(
+    tmp_path: Path,
+    write: Write,
+    compute: Rows,
+    comm: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = write(tmp_path, compute, comm)
+    whole = load(url)
+    monkeypatch.setattr(dataset, "PIECE_ROWS", 7)
+    (part,) = list_parts(url, Kind.COMPUTE)
+    pieces = list(dataset.read_pieces(part, Kind.COMPUTE))
+    assert [(piece.first_row, len(piece.table)) for piece in pieces[:2]] == [(0, 7), (7, 7)]
+    assert sum(len(piece.table) for piece in pieces) == len(compute)
+    progress: list[float] = []
+    found = load(url, progress.append)
+    for kind in ("compute", "comm", "all_reduce"):
+        for name, expected in vars(getattr(whole, kind)).items():
+            np.testing.assert_array_equal(vars(getattr(found, kind))[name], expected)
+    assert found.digests == whole.digests
+    assert len(progress) == 3 and progress[-1] == 1.0
+    compute[40]["forward_ms"] = -1.0
+    compute[41]["forward_ms"] = -1.0
+    write(tmp_path, compute, comm)
+    with pytest.raises(DatasetError, match="column forward_ms, row 40: must be a number above 0"):
+        load(url)
+
+
+def test_many_tables_without_a_reuse_histogram_are_read(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    table = {**compute[0]["tables"][0], "reuse_histogram": []}
+    compute[0]["tables"] = [{**table, "num_embeddings": 10 + i} for i in range(2100)]
+    found = load(write(tmp_path, compute, comm)).compute.features
+    batch = compute[0]["global_batch_size"]
+    for i in (0, 1024, 2099):
+        unknown = EmbeddingTable("t", 10 + i, table["embedding_dim"], table["pooling_factor"])
+        expected = table_features([unknown], batch, Optimizer(compute[0]["optimizer"]))[0]
+        np.testing.assert_allclose(found[i, 7:], expected[7:], rtol=1e-5, atol=1e-7)
+
+
+def test_pieces_of_measurements_are_the_whole(
+    tmp_path: Path, write: Write, compute: Rows, comm: Rows
+) -> None:
+    data = load(write(tmp_path, compute, comm)).comm
+    pieces = list(data.pieces(groups=7))
+    assert [len(piece) for piece in pieces] == [7, 7, 7, 7, 7, 5]
+    for name, expected in vars(data).items():
+        joined = np.concatenate([vars(piece)[name] for piece in pieces])
+        np.testing.assert_array_equal(joined, expected)
+
+
+def test_groups_are_thinned_out_evenly() -> None:
+    groups = np.arange(100)
+    assert evenly(groups, 100).tolist() == evenly(groups, 1000).tolist() == list(range(100))
+    assert evenly(groups, 99).tolist() == list(range(0, 100, 2))
+    assert len(evenly(groups, 30)) == 25
 
 
 NAN = float("nan")

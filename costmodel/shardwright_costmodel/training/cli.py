@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from shardwright_costmodel.bundle import NAME_PATTERN, REPORT_NAME, Manifest
@@ -17,11 +26,14 @@ from shardwright_costmodel.errors import CostModelError, without_secrets
 from shardwright_costmodel.publishing import EXIT_NOT_PROMOTED, Publication, publish
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.registry_view import print_publication
+from shardwright_costmodel.training.checkpoint import Checkpoint
 from shardwright_costmodel.training.data import load, load_like
+from shardwright_costmodel.training.device import DeviceChoice, choose_device
 from shardwright_costmodel.training.fit import FitSettings
-from shardwright_costmodel.training.trainer import Report, TrainingRun, train
+from shardwright_costmodel.training.trainer import TrainingRun, identity, train
 
 _EXIT_USER_ERROR = 2
+_DEFAULTS = FitSettings()
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -44,7 +56,19 @@ def shardwright_train(
     seed: Annotated[int, typer.Option(help="Of the split, initial weights and batches.")] = 0,
     epochs: Annotated[
         int, typer.Option(min=1, help="Passes over the training data; more when it is small.")
-    ] = 100,
+    ] = _DEFAULTS.epochs,
+    batch_size: Annotated[
+        int, typer.Option(min=8, help="Measurements of a step; less when the data is small.")
+    ] = _DEFAULTS.batch_size,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-9, max=10.0, help="At its peak; it falls to 0 along a cosine.")
+    ] = _DEFAULTS.learning_rate,
+    patience: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of the epochs without improvement that ends a fit."
+        ),
+    ] = _DEFAULTS.patience,
     max_minutes: Annotated[
         float | None,
         typer.Option(
@@ -54,6 +78,16 @@ def shardwright_train(
     threads: Annotated[
         int, typer.Option(min=1, help="Of torch; weights are the same for the same number.")
     ] = 1,
+    device: Annotated[
+        DeviceChoice, typer.Option(help="Where to train; auto: CUDA where there is such a device.")
+    ] = DeviceChoice.AUTO,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that keeps the state after every epoch: the same command goes on from "
+            "there, and ends with the same weights. Emptied when the bundle is published."
+        ),
+    ] = None,
     promote: Annotated[
         bool,
         typer.Option(
@@ -76,31 +110,42 @@ def shardwright_train(
     settings = FitSettings(
         seed=seed,
         epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        patience=patience,
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
     log = Console(stderr=True)
     try:
         _require_name("--name", name)
         _require_name("--version", version)
-        dataset = load(data)
-        if dataset.left_out:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in dataset.left_out.items())
-            log.print(f"operators left out: {reasons}", highlight=False)
-        judged_on = None if unseen is None else load_like(unseen, dataset)
-        _require_new(Registry(out), dataset.hardware, version)
+        fit_on = choose_device(device)
         with _progress(log) as progress:
+            tell = _reporter(progress)
+            dataset = load(data, partial(tell, "read"))
+            judged_on = None
+            if unseen is not None:
+                judged_on = load_like(unseen, dataset, partial(tell, "read unseen"))
+            _require_new(Registry(out), dataset.hardware, version)
+            kept = Checkpoint(checkpoint, identity(dataset, settings, threads, fit_on))
             run = train(
                 dataset,
                 name=name,
                 version=version,
                 settings=settings,
                 threads=threads,
+                device=fit_on,
                 unseen=judged_on,
-                report=_reporter(progress),
+                checkpoint=kept,
+                report=tell,
             )
         if report:
             run = reported(run, log)
+        if dataset.left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in dataset.left_out.items())
+            log.print(f"operators left out: {reasons}", highlight=False)
         published = publish(Registry(out), run.bundle, promote_it=promote, force=force)
+        kept.remove()
     except CostModelError as error:
         log.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(_EXIT_USER_ERROR) from error
@@ -156,18 +201,20 @@ def _progress(log: Console) -> Progress:
         BarColumn(),
         TextColumn("{task.fields[error]}"),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         console=log,
         disable=not log.is_terminal,
     )
 
 
-def _reporter(progress: Progress) -> Report:
+def _reporter(progress: Progress) -> Callable[..., None]:
     tasks: dict[str, TaskID] = {}
 
-    def report(stage: str, fraction: float, error_percent: float) -> None:
+    def report(stage: str, fraction: float, error_percent: float | None = None) -> None:
         if stage not in tasks:
             tasks[stage] = progress.add_task(stage, total=1.0, error="")
-        progress.update(tasks[stage], completed=fraction, error=f"validation {error_percent:.2f} %")
+        error = "" if error_percent is None else f"validation {error_percent:.2f} %"
+        progress.update(tasks[stage], completed=fraction, error=error)
 
     return report
 

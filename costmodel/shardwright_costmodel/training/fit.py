@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,58 +66,130 @@ class FitResult:
     best_epoch: int
 
 
+State = dict[str, Any]
+"""Everything that a fit goes on from: tensors, numbers and lists of them."""
+
+
 def fit(
     objective: Objective,
     split: Split,
     settings: FitSettings,
     on_epoch: Callable[[float, float], None] = lambda progress, validation_mape_percent: None,
+    saved: State | None = None,
+    save: Callable[[State], None] = lambda state: None,
 ) -> FitResult:
     """Fits a model and leaves it with the weights that were best on the validation split.
 
-    The same data, settings and thread count give the same weights.
+    The same data, settings and thread count give the same weights, also when a fit goes on from
+    the state after any epoch.
 
     Args:
         objective: Model and data.
         split: Which groups to train and to validate on.
         settings: How.
         on_epoch: Called after each pass with progress from 0 to 1 and the validation error.
+        saved: State to go on from, of the same objective, split and settings.
+        save: Called after each pass with the state after it.
     """
-    generator = torch.Generator().manual_seed(settings.seed)
-    training, validation = torch.from_numpy(split.training), torch.from_numpy(split.validation)
-    batch_size = max(8, min(settings.batch_size, len(training) // 100))
-    steps_per_epoch = math.ceil(len(training) / batch_size)
-    epochs = max(settings.epochs, math.ceil(settings.min_steps / steps_per_epoch))
-    optimizer = torch.optim.AdamW(
-        objective.module.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,  # a tenth of the time: the models are small
+    fitting = _Fit(objective, split, settings)
+    if saved is not None:
+        fitting.restore(saved)
+    while not fitting.ended:
+        fitting.run_epoch()
+        save(fitting.state())
+        on_epoch(fitting.progress, fitting.validation_errors[-1])
+    objective.module.load_state_dict(fitting.best_weights)
+    return FitResult(
+        epochs=len(fitting.validation_errors),
+        training_mape_percent=tuple(fitting.training_errors),
+        validation_mape_percent=tuple(fitting.validation_errors),
+        best_epoch=fitting.best_epoch,
     )
-    started = time.monotonic()
-    training_errors: list[float] = []
-    history: list[float] = []
-    best_weights = copy.deepcopy(objective.module.state_dict())
-    for epoch in range(epochs):
-        order = training[torch.randperm(len(training), generator=generator)]
+
+
+class _Fit:
+    """A fit between two epochs.
+
+    Attributes:
+        training_errors: In percent, of each pass.
+        validation_errors: In percent, after each pass.
+        best_weights: Of the pass with the least validation error.
+        progress: From 0 to 1.
+    """
+
+    def __init__(self, objective: Objective, split: Split, settings: FitSettings) -> None:
+        self._objective, self._settings = objective, settings
+        self._training = torch.from_numpy(split.training)
+        self._validation = torch.from_numpy(split.validation)
+        self._batch_size = max(8, min(settings.batch_size, len(self._training) // 100))
+        self._steps = math.ceil(len(self._training) / self._batch_size)
+        self._epochs = max(settings.epochs, math.ceil(settings.min_steps / self._steps))
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._optimizer = torch.optim.AdamW(
+            objective.module.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,  # a tenth of the time: the models are small
+        )
+        self._started = time.monotonic()
+        self.training_errors: list[float] = []
+        self.validation_errors: list[float] = []
+        self.best_weights = copy.deepcopy(objective.module.state_dict())
+        self.progress = 0.0
+
+    @property
+    def best_epoch(self) -> int:
+        """The pass with the least validation error, the first of several."""
+        return min(range(len(self.validation_errors)), key=self.validation_errors.__getitem__)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self.progress >= 1.0
+
+    def run_epoch(self) -> None:
+        """One pass over the training data, and over the validation data."""
+        epoch = len(self.validation_errors)
+        order = self._training[torch.randperm(len(self._training), generator=self._generator)]
         errors = []
-        for step, batch in enumerate(torch.split(order, batch_size)):
-            elapsed = (time.monotonic() - started) / settings.max_seconds
-            progress = max((epoch + step / steps_per_epoch) / epochs, elapsed)
-            rate = _rate(settings.learning_rate, progress)
-            errors.append(_step(objective, optimizer, batch, rate))
-        training_errors.append(100.0 * float(torch.stack(errors).mean()))
-        history.append(_mape_percent(objective, validation))
-        best = min(range(len(history)), key=history.__getitem__)
-        if best == epoch:
-            best_weights = copy.deepcopy(objective.module.state_dict())
-        progress = max((epoch + 1) / epochs, (time.monotonic() - started) / settings.max_seconds)
-        stalled = epoch - best > max(10.0, settings.patience * epochs)
-        ended = stalled or progress >= 1.0
-        on_epoch(1.0 if ended else progress, history[-1])
-        if ended:
-            break
-    objective.module.load_state_dict(best_weights)
-    return FitResult(len(history), tuple(training_errors), tuple(history), best)
+        for step, batch in enumerate(torch.split(order, self._batch_size)):
+            progress = self._progress(epoch + step / self._steps)
+            rate = _rate(self._settings.learning_rate, progress)
+            errors.append(_step(self._objective, self._optimizer, batch, rate))
+        self.training_errors.append(100.0 * float(torch.stack(errors).mean()))
+        self.validation_errors.append(_mape_percent(self._objective, self._validation))
+        if self.best_epoch == epoch:
+            self.best_weights = copy.deepcopy(self._objective.module.state_dict())
+        stalled = epoch - self.best_epoch > max(10.0, self._settings.patience * self._epochs)
+        self.progress = 1.0 if stalled else min(1.0, self._progress(epoch + 1))
+
+    def state(self) -> State:
+        """The state to go on from."""
+        return {
+            "weights": self._objective.module.state_dict(),
+            "best_weights": self.best_weights,
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+            "training_errors": self.training_errors,
+            "validation_errors": self.validation_errors,
+            "progress": self.progress,
+            "seconds": time.monotonic() - self._started,
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes back to a state."""
+        self._objective.module.load_state_dict(state["weights"])
+        self.best_weights = state["best_weights"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        self.training_errors = list(state["training_errors"])
+        self.validation_errors = list(state["validation_errors"])
+        self.progress = state["progress"]
+        self._started = time.monotonic() - state["seconds"]
+
+    def _progress(self, epochs: float) -> float:
+        elapsed = (time.monotonic() - self._started) / self._settings.max_seconds
+        return max(epochs / self._epochs, elapsed)
 
 
 def _rate(peak: float, progress: float) -> float:
@@ -145,8 +218,9 @@ def _step(
 
 @torch.no_grad()
 def _mape_percent(objective: Objective, groups: Tensor) -> float:
-    errors = [
-        torch.expm1(objective.errors(part).log_ratio).abs().ravel()
-        for part in torch.split(groups, 4096)
-    ]
-    return 100.0 * float(torch.cat(errors).mean())
+    total, count = 0.0, 0
+    for part in torch.split(groups, 4096):
+        errors = torch.expm1(objective.errors(part).log_ratio).abs()
+        total += float(errors.sum(dtype=torch.float64))
+        count += errors.numel()
+    return 100.0 * total / count

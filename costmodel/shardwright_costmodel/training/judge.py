@@ -16,7 +16,8 @@ from shardwright_costmodel.features import (
     comm_features,
 )
 from shardwright_costmodel.runtime import OnnxCostModel
-from shardwright_costmodel.training.measurements import Measurements
+from shardwright_costmodel.training.data import evenly
+from shardwright_costmodel.training.measurements import IntArray, Measurements
 from shardwright_costmodel.training.metrics import kendall_tau, mape_percent
 
 UNSEEN = "_unseen"
@@ -25,6 +26,8 @@ UNSEEN = "_unseen"
 _BATCH = 65536
 """Samples of the all-to-all to which a reduce-scatter is compared: one that is in most data."""
 _FLOAT_BYTES = 4
+MAX_JUDGED = 10_000
+"""Fused operators, or collectives, that a model is judged on: more would not tell more."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ class HeldOut:
     comm: Measurements
     all_reduce: Measurements
     reduce_scatter: Measurements | None = None
+
+
+def judged(data: Measurements, groups: IntArray | None = None) -> Measurements:
+    """What a model is judged on: of some groups, or of all, at most `MAX_JUDGED`."""
+    chosen = np.arange(len(data)) if groups is None else groups
+    return data.select(evenly(chosen, MAX_JUDGED))
 
 
 @dataclass(frozen=True)

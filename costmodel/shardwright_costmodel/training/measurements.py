@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shardwright.domain import REUSE_BINS, Optimizer, WeightDtype
-from shardwright_costmodel.dataset import Part
+from shardwright_costmodel.dataset import PIECE_ROWS, Part
 from shardwright_costmodel.errors import DatasetError
 from shardwright_costmodel.features import (
     ALL_REDUCE_COLUMNS,
@@ -20,11 +21,14 @@ from shardwright_costmodel.features import (
     FloatArray,
     comm_features,
     shard_features,
-    zipf_reuse_histogram,
+    zipf_reuse_histograms,
 )
 
 MIN_TRANSFER_MS = 1e-3
 """Noise can make a transfer seem shorter than nothing; no all-to-all is faster than this."""
+
+_ZIPF_CHUNK = 1024
+"""Tables at a time without a reuse histogram: bounds memory to some 10 MB."""
 
 IntArray = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]
@@ -35,7 +39,7 @@ class Measurements:
     """Groups of feature rows with their times: `r` groups, `n` rows in all.
 
     A group is a fused operator and its rows are tables, an all-to-all and its rows are devices, or
-    an all-reduce, one row.
+    an all-reduce, one row. The arrays may be mapped files, too large to copy but in pieces.
 
     Attributes:
         features: `[n, columns] float32`, raw.
@@ -51,15 +55,29 @@ class Measurements:
     def __len__(self) -> int:
         return len(self.counts)
 
+    def pieces(self, groups: int = PIECE_ROWS) -> Iterator[Measurements]:
+        """Consecutive groups, some at a time, without copying."""
+        per_group = self._times_per_group
+        row = 0
+        for group in range(0, len(self), groups):
+            counts = self.counts[group : group + groups]
+            end = row + int(counts.sum())
+            times = slice(group, group + groups) if per_group else slice(row, end)
+            yield Measurements(self.features[row:end], counts, self.times_ms[times])
+            row = end
+
+    @property
+    def _times_per_group(self) -> bool:
+        # a collective has two devices or more, so as many times as groups are those of operators
+        return len(self.times_ms) == len(self.counts)
+
     def select(self, groups: IntArray) -> Measurements:
         """Some groups, in the order given."""
         counts = self.counts[groups]
         ends = np.cumsum(counts)
         starts = np.cumsum(self.counts) - self.counts
         items = np.arange(counts.sum()) + np.repeat(starts[groups] - (ends - counts), counts)
-        # a collective has two devices or more, so as many times as groups are those of operators
-        per_group = len(self.times_ms) == len(self.counts)
-        times_ms = self.times_ms[groups if per_group else items]
+        times_ms = self.times_ms[groups if self._times_per_group else items]
         return Measurements(self.features[items], counts, times_ms)
 
 
@@ -147,8 +165,9 @@ def _histograms(tables: _Rows, num_rows: Array, lookups: Array) -> Array:
     tables.require(
         (lengths == 0) | (sums > 0), "tables.reuse_histogram", "must have a positive sum", sums
     )
-    for i in np.flatnonzero(lengths == 0):
-        histograms[i] = zipf_reuse_histogram(int(num_rows[i]), float(lookups[i]))
+    unknown = np.flatnonzero(lengths == 0)
+    for chunk in np.split(unknown, range(_ZIPF_CHUNK, len(unknown), _ZIPF_CHUNK)):
+        histograms[chunk] = zipf_reuse_histograms(num_rows[chunk], lookups[chunk])
     return histograms
 
 
@@ -228,32 +247,30 @@ class _Rows:
     Args:
         url: The part.
         array: The values; a struct of columns, or plain numbers.
-        row_of: Row of the part that each value stands in; None when they are the rows.
+        row_of: Row of the part that each value stands in.
         prefix: Name of the list column, as `tables.`.
     """
 
-    def __init__(
-        self, url: str, array: pa.Array, row_of: IntArray | None = None, prefix: str = ""
-    ) -> None:
-        self._url, self._array, self._prefix = url, array, prefix
-        self.row_of = np.arange(len(array)) if row_of is None else row_of
+    def __init__(self, url: str, array: pa.Array, row_of: IntArray, prefix: str = "") -> None:
+        self._url, self._array, self._prefix, self._row_of = url, array, prefix, row_of
 
     @classmethod
     def of(cls, part: Part) -> _Rows:
         """The rows of a part."""
-        return cls(part.url, part.table.to_struct_array().combine_chunks())
+        row_of = part.first_row + np.arange(len(part.table))
+        return cls(part.url, part.table.to_struct_array().combine_chunks(), row_of)
 
     def take(self, positions: IntArray) -> _Rows:
         """Some of the rows."""
         taken = self._array.take(pa.array(positions))
-        return _Rows(self._url, taken, self.row_of[positions], self._prefix)
+        return _Rows(self._url, taken, self._row_of[positions], self._prefix)
 
     def require(self, good: Array, column: str, rule: str, values: Array) -> None:
         """Raises DatasetError for the first value that is not good."""
         bad = np.flatnonzero(~good)
         if len(bad):
             raise DatasetError(
-                f"{self._url}: column {column}, row {self.row_of[bad[0]]}: {rule}, got "
+                f"{self._url}: column {column}, row {self._row_of[bad[0]]}: {rule}, got "
                 f"{values[bad[0]]} ({len(bad)} such values in this part)"
             )
 
@@ -263,7 +280,7 @@ class _Rows:
 
     def numbers(self, column: str) -> Array:
         """A column of numbers, float64; null is NaN."""
-        return _Rows(self._url, self.column(column), self.row_of).values()
+        return _Rows(self._url, self.column(column), self._row_of).values()
 
     def positive(self, column: str) -> Array:
         """A column of finite numbers above 0, float64."""
@@ -291,7 +308,7 @@ class _Rows:
         lengths = pc.fill_null(pc.list_value_length(lists), 0)
         counts = np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
         items = lists.flatten()
-        return _Rows(self._url, items, np.repeat(self.row_of, counts), f"{column}."), counts
+        return _Rows(self._url, items, np.repeat(self._row_of, counts), f"{column}."), counts
 
     def column(self, column: str) -> pa.Array:
         """A column as Arrow has it."""

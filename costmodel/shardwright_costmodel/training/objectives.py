@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from shardwright_costmodel.training.compute_model import ComputeHead, ShardEncoder
+from shardwright_costmodel.training.device import CPU
 from shardwright_costmodel.training.measurements import Measurements
 from shardwright_costmodel.training.models import AllReduceModel, CommModel
 from shardwright_costmodel.training.shard_terms import shard_inputs
+from shardwright_costmodel.training.spool import Spool
 from shardwright_costmodel.training.transforms import all_reduce_inputs
 
 
@@ -49,30 +51,40 @@ class ComputeObjective:
         encoder: Encoder of shards.
         head: Head over their sum.
         data: Fused operators.
-        training: Groups whose statistics normalise the inputs.
+        sample: Groups whose statistics normalise the inputs.
+        device: Where to compute; the data stays where it is.
     """
 
     def __init__(
-        self, encoder: ShardEncoder, head: ComputeHead, data: Measurements, training: Tensor
+        self,
+        encoder: ShardEncoder,
+        head: ComputeHead,
+        data: Measurements,
+        sample: Tensor,
+        device: torch.device = CPU,
     ) -> None:
-        self.module: nn.Module = nn.ModuleDict({"encoder": encoder, "head": head})
-        self._encoder, self._head = encoder, head
-        self._inputs = shard_inputs(torch.from_numpy(data.features))
+        self.module: nn.Module = nn.ModuleDict({"encoder": encoder, "head": head}).to(device)
+        self._encoder, self._head, self._device = encoder, head, device
+        inputs = Spool()
+        for piece in data.pieces():
+            inputs.append(shard_inputs(torch.from_numpy(piece.features)).numpy())
+        self._inputs = torch.from_numpy(inputs.mapped())
         self._groups = _Ragged(torch.from_numpy(data.counts))
-        self._log_ms = torch.log(torch.from_numpy(data.times_ms))
-        encoder.initialize(self._inputs[self._groups.items(training)[0]])
+        self._times_ms = torch.from_numpy(data.times_ms)
+        encoder.initialize(self._inputs[self._groups.items(sample)[0]].to(device))
         with torch.no_grad():
-            head.scale(-self.errors(training[:4096]).log_ratio.mean(dim=0))
+            head.scale(-self.errors(sample).log_ratio.mean(dim=0))
 
     def errors(self, groups: Tensor) -> Errors:
         """`[k, 2]`: forward and backward."""
         items, group_of = self._groups.items(groups)
-        encodings = self._encoder.encode(self._inputs[items])
+        encodings = self._encoder.encode(self._inputs[items].to(self._device))
         sums = encodings.new_zeros(len(groups), encodings.shape[1])
-        sums = sums.index_add(0, group_of, encodings)
+        sums = sums.index_add(0, group_of.to(self._device), encodings)
         ms, floor_ms = self._head.parts(sums)
         log_ms = torch.log(ms)
-        return Errors(log_ms - self._log_ms[groups], log_ms - torch.log(floor_ms))
+        measured_ms = self._times_ms[groups].to(self._device)
+        return Errors(log_ms - torch.log(measured_ms), log_ms - torch.log(floor_ms))
 
 
 class CommObjective:
@@ -82,27 +94,34 @@ class CommObjective:
         model: The model.
         data: Collectives.
         direction: 0 forward, 1 backward.
-        training: Groups whose statistics normalise the inputs.
+        sample: Groups whose statistics normalise the inputs.
+        device: Where to compute; the data stays where it is.
     """
 
     def __init__(
-        self, model: CommModel, data: Measurements, direction: int, training: Tensor
+        self,
+        model: CommModel,
+        data: Measurements,
+        direction: int,
+        sample: Tensor,
+        device: torch.device = CPU,
     ) -> None:
-        self.module: nn.Module = model
-        self._model = model
+        self.module: nn.Module = model.to(device)
+        self._model, self._device = model, device
         self._devices = torch.from_numpy(data.features)
         self._groups = _Ragged(torch.from_numpy(data.counts))
-        self._log_ms = torch.log(torch.from_numpy(data.times_ms)[:, direction : direction + 1])
-        model.fit(self._devices[self._groups.items(training)[0]])
+        self._times_ms = torch.from_numpy(data.times_ms)[:, direction : direction + 1]
+        model.fit(self._devices[self._groups.items(sample)[0]].to(device))
         with torch.no_grad():
-            model.scale(-self.errors(training[:4096]).log_ratio.mean(dim=0))
+            model.scale(-self.errors(sample).log_ratio.mean(dim=0))
 
     def errors(self, groups: Tensor) -> Errors:
         """`[devices of the groups, 1]`."""
         items, _ = self._groups.items(groups)
-        ms, floor_ms = self._model.parts(self._devices[items])
+        ms, floor_ms = self._model.parts(self._devices[items].to(self._device))
         log_ms = torch.log(ms)
-        return Errors(log_ms - self._log_ms[items], log_ms - torch.log(floor_ms))
+        measured_ms = self._times_ms[items].to(self._device)
+        return Errors(log_ms - torch.log(measured_ms), log_ms - torch.log(floor_ms))
 
 
 class AllReduceObjective:
@@ -111,21 +130,29 @@ class AllReduceObjective:
     Args:
         model: The model.
         data: All-reduces, a group of one row each.
-        training: Groups whose statistics normalise the inputs.
+        sample: Groups whose statistics normalise the inputs.
+        device: Where to compute; the data stays where it is.
     """
 
-    def __init__(self, model: AllReduceModel, data: Measurements, training: Tensor) -> None:
-        self.module: nn.Module = model
-        self._model = model
+    def __init__(
+        self,
+        model: AllReduceModel,
+        data: Measurements,
+        sample: Tensor,
+        device: torch.device = CPU,
+    ) -> None:
+        self.module: nn.Module = model.to(device)
+        self._model, self._device = model, device
         self._jobs = torch.from_numpy(data.features)
-        self._log_ms = torch.log(torch.from_numpy(data.times_ms))
-        model.normalizer.fit(all_reduce_inputs(self._jobs[training]))
+        self._times_ms = torch.from_numpy(data.times_ms)
+        model.normalizer.fit(all_reduce_inputs(self._jobs[sample].to(device)))
         with torch.no_grad():
-            model.linear.scale(-self.errors(training[:4096]).log_ratio.mean(dim=0))
+            model.linear.scale(-self.errors(sample).log_ratio.mean(dim=0))
 
     def errors(self, groups: Tensor) -> Errors:
         """`[k, 1]`."""
-        return Errors(torch.log(self._model.ms(self._jobs[groups])) - self._log_ms[groups], None)
+        ms = self._model.ms(self._jobs[groups].to(self._device))
+        return Errors(torch.log(ms) - torch.log(self._times_ms[groups].to(self._device)), None)
 
 
 class _Ragged:

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as installed_version
 
 import torch
@@ -19,19 +20,27 @@ from shardwright_costmodel.features import (
     SHARD_COLUMNS,
 )
 from shardwright_costmodel.runtime import OnnxCostModel
+from shardwright_costmodel.training.checkpoint import Checkpoint
 from shardwright_costmodel.training.compute_model import (
     ENCODING_SIZE,
     WORK_CHANNELS,
     ComputeHead,
     ShardEncoder,
 )
-from shardwright_costmodel.training.data import Split, TrainingData, split_by_combination
+from shardwright_costmodel.training.data import (
+    Split,
+    TrainingData,
+    evenly,
+    split_by_combination,
+)
+from shardwright_costmodel.training.device import CPU
 from shardwright_costmodel.training.export import export_graphs
 from shardwright_costmodel.training.fit import FitResult, FitSettings, fit
 from shardwright_costmodel.training.judge import (
     UNSEEN,
     HeldOut,
     Predictions,
+    judged,
     mean_floor_ratio,
     predict,
 )
@@ -47,6 +56,8 @@ Report = Callable[[str, float, float], None]
 """Told of progress: what is fitted, progress from 0 to 1, validation error in percent."""
 
 _SHARE_OF_TIME = {"compute": 0.6, "forward_comm": 0.17, "backward_comm": 0.17, "all_reduce": 0.06}
+_SAMPLE = 8192
+"""Groups whose statistics normalise the inputs of models."""
 _SOFTWARE = ("shardwright-costmodel", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -90,12 +101,15 @@ def train(
     version: str | None,
     settings: FitSettings,
     threads: int = 1,
+    device: torch.device = CPU,
     unseen: TrainingData | None = None,
+    checkpoint: Checkpoint | None = None,
     report: Report = lambda stage, progress, error: None,
 ) -> TrainingRun:
     """Trains the cost models of one hardware profile.
 
-    The same data, settings, software and thread count give the same graphs on one machine, unless
+    The same data, settings, software, device and thread count give the same graphs on one machine,
+    also when a training goes on from a checkpoint, unless
     `settings.max_seconds` ends a fit.
 
     Args:
@@ -104,12 +118,15 @@ def train(
         version: Of the bundle; None: the date and a digest of the graphs.
         settings: How to fit.
         threads: Of torch.
+        device: Where to fit; graphs are made and judged on the CPU.
         unseen: Measurements of another kind, such as of tables and world sizes that `data` never
             has: accuracy on them is noted in the manifest beside that on held-out ones.
+        checkpoint: Keeps the state after every epoch, and is gone on from.
         report: Told of progress.
 
     Raises:
         ExportError: When an exported graph differs from its model.
+        CheckpointError: When a checkpoint cannot be written.
     """
     torch.set_num_threads(threads)
     splits = _Splits(
@@ -118,12 +135,12 @@ def train(
             for d in (data.compute, data.comm, data.all_reduce)
         )
     )
-    fitted = _fit_all(data, splits, settings, report)
+    fitted = _fit_all(data, splits, settings, device, checkpoint or Checkpoint(None), report)
     held_out = HeldOut(
-        compute=data.compute.select(splits.compute.held_out),
-        comm=data.comm.select(splits.comm.held_out),
-        all_reduce=data.all_reduce.select(splits.all_reduce.held_out),
-        reduce_scatter=data.reduce_scatter,
+        compute=judged(data.compute, splits.compute.held_out),
+        comm=judged(data.comm, splits.comm.held_out),
+        all_reduce=judged(data.all_reduce, splits.all_reduce.held_out),
+        reduce_scatter=None if data.reduce_scatter is None else judged(data.reduce_scatter),
     )
     graphs = export_graphs(
         fitted.encoder,
@@ -151,7 +168,7 @@ def train(
         num_comm_measurements=len(data.comm),
         num_all_reduce_measurements=len(data.all_reduce),
         training_range=_training_range(data),
-        training=_describe(data, settings, threads, fitted.results),
+        training=_describe(settings, threads, device, fitted.results),
         num_left_out=data.left_out,
         fingerprint=data.fingerprint,
         sampling=data.sampling,
@@ -162,43 +179,81 @@ def train(
     model = OnnxCostModel.from_bundle(bundle)
     predictions = predict(model, held_out)
     if unseen is not None:
-        others = HeldOut(unseen.compute, unseen.comm, unseen.all_reduce, unseen.reduce_scatter)
+        others = HeldOut(
+            compute=judged(unseen.compute),
+            comm=judged(unseen.comm),
+            all_reduce=judged(unseen.all_reduce),
+            reduce_scatter=None if unseen.reduce_scatter is None else judged(unseen.reduce_scatter),
+        )
         predictions += predict(model, others, UNSEEN)
-    judged = {
+    accuracy = {
         "accuracy": tuple(predicted.accuracy() for predicted in predictions),
         "mean_floor_ratio": mean_floor_ratio(model, held_out),
     }
-    bundle = replace(bundle, manifest=manifest.model_copy(update=judged))
+    bundle = replace(bundle, manifest=manifest.model_copy(update=accuracy))
     return TrainingRun(bundle, fitted.results, predictions)
 
 
-def _fit_all(data: TrainingData, splits: _Splits, settings: FitSettings, report: Report) -> _Fitted:
+def _fit_all(
+    data: TrainingData,
+    splits: _Splits,
+    settings: FitSettings,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    report: Report,
+) -> _Fitted:
     torch.manual_seed(settings.seed)
     encoder, head = ShardEncoder(), ComputeHead()
     forward_comm, backward_comm, all_reduce = CommModel(), CommModel(), AllReduceModel()
-    compute, comm = (
-        torch.from_numpy(splits.compute.training),
-        torch.from_numpy(splits.comm.training),
+    compute, comm, reduced = (
+        torch.from_numpy(evenly(split.training, _SAMPLE))
+        for split in (splits.compute, splits.comm, splits.all_reduce)
     )
-    reduced = torch.from_numpy(splits.all_reduce.training)
-    objectives: dict[str, tuple[Objective, Split]] = {
-        "compute": (ComputeObjective(encoder, head, data.compute, compute), splits.compute),
-        "forward_comm": (CommObjective(forward_comm, data.comm, 0, comm), splits.comm),
-        "backward_comm": (CommObjective(backward_comm, data.comm, 1, comm), splits.comm),
+    stages: dict[str, tuple[Callable[[], Objective], Split]] = {
+        "compute": (
+            lambda: ComputeObjective(encoder, head, data.compute, compute, device),
+            splits.compute,
+        ),
+        "forward_comm": (
+            lambda: CommObjective(forward_comm, data.comm, 0, comm, device),
+            splits.comm,
+        ),
+        "backward_comm": (
+            lambda: CommObjective(backward_comm, data.comm, 1, comm, device),
+            splits.comm,
+        ),
         "all_reduce": (
-            AllReduceObjective(all_reduce, data.all_reduce, reduced),
+            lambda: AllReduceObjective(all_reduce, data.all_reduce, reduced, device),
             splits.all_reduce,
         ),
     }
     results = {}
-    for stage, (objective, split) in objectives.items():
+    for stage, (objective, split) in stages.items():
         limited = replace(settings, max_seconds=settings.max_seconds * _SHARE_OF_TIME[stage])
-
-        def on_epoch(progress: float, error: float, stage: str = stage) -> None:
-            report(stage, progress, error)
-
-        results[stage] = fit(objective, split, limited, on_epoch)
+        results[stage] = fit(
+            objective(),
+            split,
+            limited,
+            partial(report, stage),
+            saved=checkpoint.state(stage),
+            save=partial(checkpoint.save, stage),
+        )
+    for module in (encoder, head, forward_comm, backward_comm, all_reduce):
+        module.cpu()
     return _Fitted(encoder, head, forward_comm, backward_comm, all_reduce, results)
+
+
+def identity(
+    data: TrainingData, settings: FitSettings, threads: int, device: torch.device
+) -> dict[str, str]:
+    """What decides the weights, for a `Checkpoint`."""
+    return {
+        **{f"data {kind}": digest for kind, digest in data.digests.items()},
+        **{name: str(value) for name, value in vars(settings).items()},
+        "threads": str(threads),
+        "device": device.type,
+        **{package: installed_version(package) for package in ("shardwright-costmodel", "torch")},
+    }
 
 
 def _training_range(data: TrainingData) -> dict[str, tuple[float, float]]:
@@ -209,19 +264,16 @@ def _training_range(data: TrainingData) -> dict[str, tuple[float, float]]:
         ("comm", COMM_COLUMNS, data.comm.features),
         ("all_reduce", ALL_REDUCE_COLUMNS, data.all_reduce.features),
     ):
+        lowest, highest = features.min(axis=0), features.max(axis=0)
         for i, column in enumerate(columns):
-            ranges[f"{kind}.{column}"] = (
-                float(features[:, i].min()),
-                float(features[:, i].max()),
-            )
+            ranges[f"{kind}.{column}"] = (float(lowest[i]), float(highest[i]))
     return ranges
 
 
 def _describe(
-    data: TrainingData, settings: FitSettings, threads: int, results: dict[str, FitResult]
+    settings: FitSettings, threads: int, device: torch.device, results: dict[str, FitResult]
 ) -> dict[str, str]:
-    described = {"seed": str(settings.seed), "threads": str(threads)}
-    described |= {f"left_out_{reason}": str(count) for reason, count in data.left_out.items()}
+    described = {"seed": str(settings.seed), "threads": str(threads), "device": device.type}
     for stage, result in results.items():
         described[f"{stage}_epochs"] = f"{result.epochs}, best {result.best_epoch + 1}"
     return described
