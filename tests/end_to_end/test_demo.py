@@ -54,11 +54,14 @@ def test_an_interrupted_demo_leaves_no_server_behind(tmp_path: Path, sent: signa
     )
     log = tmp_path / "server.log"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (log.exists() and servers_logging_to(tmp_path)):
-        time.sleep(0.02)
+    while time.monotonic() < deadline and not (log.exists() and log.stat().st_size):
+        time.sleep(0.002)
+    # held, so that it cannot end before it is interrupted
+    os.killpg(demo.pid, signal.SIGSTOP)
     assert servers_logging_to(tmp_path), "no server was started"
 
     os.killpg(demo.pid, sent)
+    os.killpg(demo.pid, signal.SIGCONT)
 
     assert demo.wait(timeout=60) != 0
     assert servers_logging_to(tmp_path) == []

@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 HARDWARE = "test-cpu"
 NUM_RANKS = 2
+ONCE = ("--max-repetitions", "5", "--repetitions", "5", "--max-drift-percent", "1000")
+"""No noise control: whether the parts fit together is tested here, not how sure the medians are."""
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,14 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("shardwright-worker", "compute", "--device", "cpu", "--hardware", HARDWARE),
         *("--samples", "120", "--seed", "0", "--out", dataset),
         *("--max-batch-size", "2048", "--max-shards", "8", "--max-memory-bytes", str(256 << 20)),
+        *ONCE,
     )
     run(
         *("torchrun", "--standalone", "--nproc-per-node", str(NUM_RANKS)),
         *("-m", "shardwright_benchmark_worker", "comm", "--device", "cpu"),
         *("--hardware", HARDWARE, "--samples", "60", "--seed", "0", "--out", dataset),
         *("--max-batch-size", "2048"),
+        *ONCE,
     )
     run(
         "shardwright-train",
