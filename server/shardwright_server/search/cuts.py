@@ -11,9 +11,12 @@ exceeds a share of the average device: in more column pieces, row-wise, over a h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from shardwright.domain import ShardingType
 from shardwright_server.search.lots import Lot, LotBook, even_widths
@@ -39,6 +42,8 @@ _CURVE_POINTS = 64
 
 Cuts = list[Cut]
 """By lot."""
+
+Array = npt.NDArray[Any]
 
 
 class Cutter:
@@ -85,6 +90,30 @@ class Cutter:
             return self.spread(lot, kind)
         # too large for every device: packing says so
         return Cut((book.unit(lot, facts.columns),))
+
+    def halved(self, largest: int, dearest: int) -> Cuts:
+        """The coarsest cuts, and then halvings: first of the largest units, then of the dearest.
+
+        They are the states that NeuroShard's beam passes on a straight way. Where memory is tight,
+        several large tables must be cut that cost next to nothing, beside some that cost much.
+        """
+        cuts = [self.least(lot) for lot in range(len(self._book.lots))]
+        self._halve(cuts, largest, lambda cut: self._book.catalog.memory_bytes[list(cut.kinds)])
+        self._halve(cuts, dearest, lambda cut: self._book.catalog.compute_ms[list(cut.kinds)])
+        return cuts
+
+    def _halve(self, cuts: Cuts, times: int, weights: Callable[[Cut], Array]) -> None:
+        """Halves so often the lot with the heaviest unit, of those that can be halved."""
+        heaviest = [float(weights(cut).max()) for cut in cuts]
+        for _ in range(times):
+            lot = int(np.argmax(heaviest))
+            cut = cuts[lot]
+            widths = None if cut.spread else self._widths(lot, 2 * len(cut.kinds))
+            if widths is None:
+                heaviest[lot] = -1.0
+                continue
+            cuts[lot] = Cut(tuple(self._book.units((lot, width) for width in widths)))
+            heaviest[lot] = float(weights(cuts[lot]).max())
 
     def all_spread(self) -> Cuts:
         """Every lot that may be spread in its first way, the others as they are."""

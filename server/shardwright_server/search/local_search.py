@@ -66,6 +66,11 @@ _SHAKES = 2
 
 _MOST_SWARM_CELLS = 1000
 """Lots times devices of a problem that is searched in swarms."""
+_SWARM_CAPS = (1.05, 1.2, 1.5)
+_LARGEST, _DEAREST = 5, 6
+"""Ways to cut that a swarm begins with, too: 0 to 4 halvings of the largest units in memory, each
+with 0 to 5 of the dearest. Measured on 100 tasks for eight devices: without them 6 plans cost over
+0.5 % more than NEUROSHARD's, one of them 9 %; with them none."""
 _SWARM_CELLS = 24_000
 _LEAST_SWARM, _MOST_SWARM = 4, 16
 """Climbs of a swarm: so many cells over the number of lots squared, times devices."""
@@ -142,7 +147,8 @@ class _LocalSearch:
     def _run_swarms(self) -> bool:
         """Climbs in swarms from greedy plans, then from repacked ones; False where none fits."""
         book = self._book
-        lanes = [Lane(cuts, cap) for cuts in self._ways() for cap in _CAPS]
+        ways = _distinct([*self._ways(), *self._halvings()])
+        lanes = [Lane(cuts, cap) for cuts in ways for cap in _SWARM_CAPS]
         placed = place_all(book, lanes, self._budget.check)
         table = UnitTable(book)
         if not self._swarm(table, placed, _FIRST_SWARM_STEPS):
@@ -215,7 +221,12 @@ class _LocalSearch:
                 ways += _spaced(cutter.refine(share, most_cuts), _WAYS)
             if not columns_only:
                 ways.append(cutter.all_spread())
-        return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
+        return _distinct(ways)
+
+    def _halvings(self) -> list[Cuts]:
+        """Lots halved, from not at all to some of the largest and some of the dearest."""
+        cutter = Cutter(self._book, columns_only=True)
+        return [cutter.halved(a, b) for a in range(_LARGEST) for b in range(_DEAREST)]
 
     def _climb_from(self, assignment: Assignment) -> bool:
         """Climbs from a kicked assignment; whether that led to a better plan."""
@@ -247,6 +258,10 @@ def _steps(num_lots: int, num_devices: int) -> int:
     most = min(_MOST_STEPS, _FULL_EFFORT + num_lots**_EXPONENT)
     by_lots = int(min(2 * (num_lots - _FREE_LOTS), most))
     return max(_LEAST_STEPS // min(num_devices, _FEW_DEVICES), by_lots)
+
+
+def _distinct(ways: list[Cuts]) -> list[Cuts]:
+    return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
 
 
 def _spaced(ways: list[Cuts], count: int) -> list[Cuts]:

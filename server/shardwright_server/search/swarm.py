@@ -25,7 +25,7 @@ from shardwright_server.search.swarm_moves import NONE, Lanes, Moves, Relief, Un
 from shardwright_server.search.transfer_curves import TransferCurves
 
 _STEP = 0.1
-_PREDICTED = 4
+_PREDICTED = 12
 """Moves of a lane that are predicted exactly in each step."""
 _SPARE_SLOTS = 16
 

@@ -1,0 +1,56 @@
+"""Ways to cut lots before anything is placed."""
+
+import numpy as np
+from tests.server.search.fake_cost_model import FakeCostModel
+from tests.server.search.problems import random_task
+
+from shardwright.domain import SearchOptions, ShardingType
+from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.cuts import Cutter
+from shardwright_server.search.lots import LotBook
+
+
+COLUMNS = (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
+
+
+def book_of(seed: int) -> LotBook:
+    task = random_task(seed, tables=(8, 9), devices=4, memory_gib=64)
+    return LotBook(PlanEvaluator(task, FakeCostModel()), SearchOptions(sharding_types=COLUMNS))
+
+
+def parts(cuts) -> list[int]:
+    return [len(cut.kinds) for cut in cuts]
+
+
+def test_no_halving_leaves_the_coarsest_cuts() -> None:
+    book = book_of(0)
+    cutter = Cutter(book, columns_only=True)
+    assert cutter.halved(0, 0) == cutter.cuts
+
+
+def test_the_largest_in_memory_and_the_dearest_are_halved() -> None:
+    for seed in range(6):
+        book = book_of(seed)
+        cutter = Cutter(book, columns_only=True)
+        wholes = [cut.kinds[0] for cut in cutter.cuts]
+        can = np.array([lot.columns >= 2 * lot.min_width for lot in book.lots])
+        for weights, times in (
+            (book.catalog.memory_bytes, (1, 0)),
+            (book.catalog.compute_ms, (0, 1)),
+        ):
+            weight = np.where(can, weights[wholes], -1)
+            # a lot that cannot be halved uses up its turn
+            if can[int(weights[wholes].argmax())]:
+                expected = [1] * len(book.lots)
+                expected[int(weight.argmax())] = 2
+                assert parts(cutter.halved(*times)) == expected
+
+
+def test_halvings_go_on_until_nothing_can_be_halved() -> None:
+    book = book_of(1)
+    cuts = Cutter(book, columns_only=True).halved(1000, 0)
+    for lot, cut in zip(book.lots, cuts, strict=True):
+        columns = book.catalog.num_columns[list(cut.kinds)]
+        assert columns.sum() == lot.columns
+        finer = 2 * len(cut.kinds)
+        assert finer > book.num_devices or lot.columns // finer < lot.min_width
