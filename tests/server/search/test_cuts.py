@@ -9,7 +9,6 @@ from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cutter
 from shardwright_server.search.lots import LotBook
 
-
 COLUMNS = (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
 
 
