@@ -35,7 +35,7 @@ Response = service_pb2.GetShardingPlanResponse
 
 def uneven_request(algorithm: int = 0) -> Request:
     """Tables so different that the first plan is not the best."""
-    request = plan_request(num_tables=12)
+    request = plan_request(num_tables=24)
     for i, table in enumerate(request.tables):
         table.embedding_dim = 4 * (1 + (7 * i) % 32)
         table.pooling_factor = 1.0 + (5 * i) % 11
