@@ -80,6 +80,13 @@ def test_sighup_has_it_look_at_once(tmp_path: Path) -> None:
         assert process.stop() == 0
 
 
+def replace_text(path: Path, text: str) -> None:
+    """All at once: a server that looks meanwhile never sees half of it."""
+    new = path.parent.parent.parent / "new"
+    new.write_text(text)
+    new.replace(path)
+
+
 def test_a_broken_promoted_json_changes_nothing_for_a_running_server(tmp_path: Path) -> None:
     root = tmp_path / "bundles"
     for version, day in (("v1", 1), ("v2", 2)):
@@ -89,16 +96,16 @@ def test_a_broken_promoted_json_changes_nothing_for_a_running_server(tmp_path: P
     with server_process(tmp_path / "log", "--bundles", str(root), *LOOK) as (process, server):
         assert served_version(server) == "v1"
         sound = promoted.read_text()
-        promoted.write_text("{")
+        replace_text(promoted, "{")
         event = process.wait_for("promotion left out")
         assert event["fault"].startswith(f"{promoted}: is not JSON")
         eventually(lambda: server.metric("shardwright_bundles_left_out") == 1)
         assert served_version(server) == "v1"
-        promoted.write_text(sound.replace('"v1"', '"v9"'))
+        replace_text(promoted, sound.replace('"v1"', '"v9"'))
         told = "promoted is 'v9', which is not there or damaged"
         eventually(lambda: any(told in e.get("fault", "") for e in process.events()))
         assert served_version(server) == "v1"
-        promoted.write_text(sound)
+        replace_text(promoted, sound)
         eventually(lambda: server.metric("shardwright_bundles_left_out") == 0)
         faults = [e for e in process.events() if e["event"] == "promotion left out"]
         assert len(faults) == 2, "each is logged once"
