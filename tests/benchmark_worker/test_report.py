@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from html_page import HtmlPage
+from PIL import Image
 
 from shardwright_benchmark_worker.pool import TablePool
 from shardwright_benchmark_worker.report import tallies
+from shardwright_benchmark_worker.report.columns import Operators
 from shardwright_benchmark_worker.report.document import badge, findings, page
 from shardwright_benchmark_worker.report.survey import Survey, part_urls, survey
 from shardwright_benchmark_worker.roofline import get_profile
@@ -29,6 +34,7 @@ from shardwright_benchmark_worker.sampling import (
     draw_comm_sample,
     draw_compute_sample,
 )
+from shardwright_costmodel import dataset
 from shardwright_costmodel.dataset import Kind, PartMetadata, write_part
 from shardwright_costmodel.errors import DatasetError
 
@@ -115,7 +121,7 @@ def full(
     ]
     write_part(root, Kind.COMM, "a", comm, metadata(0, 200))
     reductions = [
-        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 12.0}
+        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 16.0}
         for row in all_reduces
     ]
     write_part(root, Kind.ALL_REDUCE, "a", reductions, metadata(0, 150))
@@ -207,6 +213,13 @@ def test_the_report_shows_every_kind_and_every_fault(full_page: HtmlPage) -> Non
     assert "MODELLED" not in full_page.text
 
 
+def test_outliers_of_all_kinds_are_drawn_two_by_two(full_page: HtmlPage) -> None:
+    kinds = "fused operators, all-to-alls, all-reduces, reduce-scatters"
+    (outliers,) = (one for one in full_page.images if one.alt.endswith(f"times of {kinds}"))
+    width, height = Image.open(io.BytesIO(outliers.light)).size
+    assert 0.8 < height / width < 1.2, "four in a row are too narrow to read"
+
+
 def test_waiting_is_taken_off_forward_times(full_survey: Survey, all_to_alls: Rows) -> None:
     slowest = [
         max(
@@ -235,6 +248,53 @@ def test_a_dataset_without_optional_columns_says_what_it_does_not_know(
         "there are no all-reduces",
     ):
         assert text in shown.text, text
+    assert "there are no reduce-scatters" not in shown.text, "a roofline cannot have any"
+
+
+def test_reduce_scatters_are_shown_wherever_all_reduces_are(
+    tmp_path: Path, all_reduces: Rows
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        noisy(row, rng, "time_ms") | {"ci_percent": 1.5, "drift_percent": 25.0 if i < 7 else 1.0}
+        for i, row in enumerate(all_reduces)
+    ]
+    rows[120]["time_ms"] *= 30
+    rows[40]["time_ms"] = float("nan")
+    for kind in (Kind.ALL_REDUCE, Kind.REDUCE_SCATTER):
+        write_part(str(tmp_path), kind, "a", rows[:100], metadata(0, 100))
+        write_part(str(tmp_path), kind, "b", rows[100:], metadata(160, 50))
+    found = looked_at(str(tmp_path))
+    lines = said(found).splitlines()
+    about = [line for line in lines if "all-reduce" in line or "all_reduce" in line]
+    assert len(about) == 4, "no number, drift, outliers, missing samples"
+    assert {of_reduce_scatters(line) for line in about} <= set(lines)
+    shown = read(found)
+    pictures = {image.alt for image in shown.images}
+    about = [alt for alt in pictures if "all-reduce" in alt]
+    assert len(about) == 6, "jobs, times, spread, confidence, drift, outliers"
+    for alt in about:
+        assert of_reduce_scatters(alt) in pictures or "reduce-scatter" in alt
+    for text in ("All-reduces", "all_reduce/", "all_reduce/a.parquet", "all_reduce/b.parquet"):
+        assert text in shown.text
+        assert shown.text.count(text) == shown.text.count(of_reduce_scatters(text)), text
+
+
+def of_reduce_scatters(text: str) -> str:
+    for of_all_reduces, other in (
+        ("all-reduce", "reduce-scatter"),
+        ("all_reduce", "reduce_scatter"),
+        ("All-reduce", "Reduce-scatter"),
+    ):
+        text = text.replace(of_all_reduces, other)
+    return text
+
+
+def test_a_measured_dataset_without_reduce_scatters_is_told_what_it_misses(
+    tmp_path: Path, operators: Rows
+) -> None:
+    write_part(str(tmp_path), Kind.COMPUTE, "a", operators[:5], metadata())
+    assert "there are no reduce-scatters; training does without" in said(looked_at(str(tmp_path)))
 
 
 def test_few_rows_are_reported_too(tmp_path: Path, operators: Rows) -> None:
@@ -316,6 +376,82 @@ def test_memory_does_not_grow_with_the_number_of_parts(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+def enlarge(url: str, times: int, group_rows: int) -> None:
+    """Writes a part anew with its rows again and again, so many of them in a row group."""
+    path = url.removeprefix("file://")
+    table = pa.concat_tables([pq.read_table(path)] * times)
+    pq.write_table(table, path, row_group_size=group_rows)
+
+
+@pytest.mark.parametrize(
+    ("group_rows", "growth"),
+    # pages, which are read whole, grow with a row group until they are of 1 MiB
+    [(200, 1.3), (10**6, 2.0)],
+    ids=["many row groups", "one row group"],
+)
+def test_memory_does_not_grow_with_the_size_of_a_part(
+    group_rows: int, growth: float, tmp_path: Path, operators: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tallies, "SAMPLE", 50)
+    monkeypatch.setattr(dataset, "PIECE_ROWS", 100)
+    pieces: list[tuple[int, int]] = []
+    count = tallies.OperatorTally.add
+
+    def watched(tally: tallies.OperatorTally, part: str, rows: Operators) -> None:
+        pieces.append((len(rows.batch), pa.total_allocated_bytes()))
+        count(tally, part, rows)
+
+    monkeypatch.setattr(tallies.OperatorTally, "add", watched)
+    peaks = []
+    for times in (5, 20):
+        root = str(tmp_path / str(times))
+        enlarge(write_part(root, Kind.COMPUTE, "a", operators, metadata()), times, group_rows)
+        pieces.clear()
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        found = looked_at(root)
+        held = max(held for _, held in pieces) - before
+        peaks.append((tracemalloc.get_traced_memory()[1], held))
+        tracemalloc.stop()
+        assert found.rows(Kind.COMPUTE) == 400 * times
+        assert {rows for rows, _ in pieces} == {100}, "rows are counted piece by piece"
+    (numpy_small, arrow_small), (numpy_large, arrow_large) = peaks
+    assert numpy_large < growth * numpy_small and arrow_large < growth * arrow_small, peaks
+
+
+def test_a_part_says_the_same_in_pieces_as_whole(
+    full: str, full_survey: Survey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "PIECE_ROWS", 7)
+    in_pieces = looked_at(full)
+    for kind in Kind:
+        worst, expected = in_pieces.worst[kind], full_survey.worst[kind]
+        assert (worst.seen, worst.far) == (expected.seen, expected.far)
+        assert [(s.part, s.row, s.quantity) for s in worst.suspects()] == [
+            (s.part, s.row, s.quantity) for s in expected.suspects()
+        ]
+        tally, whole = in_pieces.tallies()[kind], full_survey.tallies()[kind]
+        assert tally.drift.parts == whole.drift.parts
+        assert tally.count == whole.count
+        for i in range(2):
+            np.testing.assert_array_equal(tally.times[i].counts, whole.times[i].counts)
+            np.testing.assert_array_equal(tally.by_bytes[i].counts, whole.by_bytes[i].counts)
+    assert in_pieces.provenance == full_survey.provenance
+    assert said(in_pieces) == said(full_survey)
+
+
+def test_a_part_that_is_broken_far_behind_counts_nowhere(
+    tmp_path: Path, all_to_alls: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "PIECE_ROWS", 10)
+    rows = [dict(row) for row in all_to_alls[:50]]
+    rows[43]["dims"] = [4]
+    write_part(str(tmp_path), Kind.COMM, "late", rows, metadata())
+    found = looked_at(str(tmp_path))
+    assert "column dims, row 43: must have one entry" in found.broken["comm/late.parquet"]
+    assert found.rows(Kind.COMM) == 0 and found.provenance.parts == []
 
 
 def test_a_folder_without_parts_is_one_clear_error(tmp_path: Path) -> None:

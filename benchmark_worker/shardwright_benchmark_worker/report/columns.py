@@ -1,4 +1,4 @@
-"""Columns of a part as arrays, with what a report derives from them."""
+"""Columns of a part, or of a piece of one, as arrays, with what a report derives from them."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def _per_device(part: Part, column: str, world: Array) -> Lists:
     bad = np.flatnonzero(lists.counts != world)
     if len(bad):
         raise DatasetError(
-            f"{part.url}: column {column}, row {bad[0]}: must have one entry per device "
-            f"(world_size {world[bad[0]]:.0f}), got {lists.counts[bad[0]]}"
+            f"{part.url}: column {column}, row {part.first_row + bad[0]}: must have one entry per "
+            f"device (world_size {world[bad[0]]:.0f}), got {lists.counts[bad[0]]}"
         )
     return lists

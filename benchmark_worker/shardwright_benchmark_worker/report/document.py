@@ -110,11 +110,21 @@ def findings(survey: Survey) -> Iterator[tuple[Level, str]]:
             Level.NOTICE,
             f"{folder}/, seed {seed}: samples {first:,} to {last:,} are missing so far",
         )
-    for kind in (Kind.COMPUTE, Kind.COMM, Kind.ALL_REDUCE):
-        if not survey.rows(kind):
-            yield Level.NOTICE, f"there are no {NAMES[kind]}; training needs some"
+    for kind in Kind:
+        if not survey.rows(kind) and (use := _use(kind, survey)):
+            yield Level.NOTICE, f"there are no {NAMES[kind]}; {use}"
     parts = len(survey.provenance.parts)
     yield Level.GOOD, f"{parts:,} parts were read to the end"
+
+
+def _use(kind: Kind, survey: Survey) -> str:
+    """What rows of a kind are needed for; empty where there can be none."""
+    if kind is not Kind.REDUCE_SCATTER:
+        return "training needs some"
+    if survey.provenance.values("source") == ["modelled"]:
+        # the analytic model has none
+        return ""
+    return "training does without, but cannot tell how good costs of row-wise tables are"
 
 
 def _row_findings(survey: Survey) -> Iterator[tuple[Level, str]]:

@@ -92,6 +92,7 @@ def drift_figure(drift: Mapping[str, Histogram], note: str) -> Figure:
             transform=axes.get_xaxis_transform(),
             va="top",
             fontsize=8.5,
+            bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.7, "pad": 1},
         )
 
     return Figure(
@@ -110,9 +111,12 @@ def drift_figure(drift: Mapping[str, Histogram], note: str) -> Figure:
 
 def suspects_figure(worst: Mapping[str, Worst], note: str) -> Figure:
     """Recorded times by those that rows like them took."""
+    # four in a row, of all kinds there are, would be too narrow
+    columns = len(worst) if len(worst) <= _MANY else 2
+    lines = -(-len(worst) // columns)
 
     def draw(canvas: Canvas, theme: Theme) -> None:
-        panels = canvas.subplots(1, len(worst), squeeze=False)[0]
+        panels = canvas.subplots(lines, columns, squeeze=False).flat
         for axes, (name, one) in zip(panels, worst.items(), strict=True):
             heat(axes, theme, one.times, "expected by its size, ms", "recorded, ms", "rows")
             ends = np.array([*axes.get_xlim(), *axes.get_ylim()])
@@ -140,7 +144,7 @@ def suspects_figure(worst: Mapping[str, Worst], note: str) -> Figure:
         picture(
             "outliers",
             f"Recorded by expected times of {', '.join(worst)}",
-            (min(WIDTH, 3.7 * len(worst)) if len(worst) > 1 else 0.55 * WIDTH, 3.5),
+            (min(WIDTH, 3.7 * columns) if columns > 1 else 0.55 * WIDTH, 3.5 * lines),
             draw,
             note,
         ),

@@ -1,11 +1,13 @@
 """Goes over a dataset twice: once to count, once to find the rows that their neighbours belie.
 
-One part is in memory at a time.
+One piece of a part is in memory at a time, so that neither many parts nor a huge one need much.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,11 +28,12 @@ from shardwright_benchmark_worker.report.neighbours import (
 )
 from shardwright_benchmark_worker.report.provenance import Provenance
 from shardwright_benchmark_worker.report.tallies import CollectiveTally, OperatorTally, usable
-from shardwright_costmodel.dataset import Kind, Part, list_parts, read_part
+from shardwright_costmodel.dataset import Kind, Part, list_parts, read_pieces
 from shardwright_costmodel.errors import DatasetError
 
 Array = npt.NDArray[Any]
 OnPart = Callable[[], None]
+Rows = Operators | Collectives
 
 
 @dataclass
@@ -92,15 +95,17 @@ def survey(root_url: str, urls: dict[Kind, list[str]], on_part: OnPart = lambda:
         on_part: Called after each reading, twice a part.
     """
     found = Survey(root_url)
-    for kind, part, rows in _readable(urls, found, on_part):
-        found.provenance.add(part_name(part.url), kind, part.table.num_rows, part.metadata)
-        if isinstance(rows, Operators):
-            found.operators.add(part_name(part.url), rows)
-        else:
-            found.collectives[kind].add(part_name(part.url), rows)
+    for kind, url in _all(urls):
+        with _naming(url, found.broken):
+            _count(found, kind, url)
+        on_part()
     neighbourhoods = {kind: tally.neighbourhoods() for kind, tally in found.tallies().items()}
-    for kind, part, rows in _readable(urls, found, on_part):
-        _find_suspects(found.worst[kind], part_name(part.url), rows, neighbourhoods[kind])
+    for kind, url in _all(urls):
+        if part_name(url) not in found.broken:
+            with _naming(url, found.broken):
+                for piece, rows in _pieces(url, kind):
+                    _find_suspects(found.worst[kind], piece, rows, neighbourhoods[kind])
+        on_part()
     return found
 
 
@@ -110,32 +115,60 @@ def part_name(url: str) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def _readable(
-    urls: dict[Kind, list[str]], found: Survey, on_part: OnPart
-) -> Iterator[tuple[Kind, Part, Operators | Collectives]]:
-    for kind, of_kind in urls.items():
-        for url in of_kind:
-            try:
-                if part_name(url) not in found.broken:
-                    part = read_part(url, kind)
-                    yield kind, part, _columns(kind, part)
-            except (DatasetError, pa.ArrowException) as error:
-                found.broken[part_name(url)] = str(error).removeprefix(f"{url}: ")
-            on_part()
+def _all(urls: dict[Kind, list[str]]) -> Iterator[tuple[Kind, str]]:
+    return ((kind, url) for kind, of_kind in urls.items() for url in of_kind)
 
 
-def _columns(kind: Kind, part: Part) -> Operators | Collectives:
+@contextmanager
+def _naming(url: str, broken: dict[str, str]) -> Iterator[None]:
+    """Takes note of a part that cannot be read."""
+    try:
+        yield
+    except (DatasetError, pa.ArrowException) as error:
+        broken[part_name(url)] = str(error).removeprefix(f"{url}: ")
+
+
+def _count(found: Survey, kind: Kind, url: str) -> None:
+    num_rows = 0
+    for piece, rows in _whole(url, kind):
+        if isinstance(rows, Operators):
+            found.operators.add(part_name(url), rows)
+        else:
+            found.collectives[kind].add(part_name(url), rows)
+        num_rows += piece.table.num_rows
+    found.provenance.add(part_name(url), kind, num_rows, piece.metadata)
+
+
+def _whole(url: str, kind: Kind) -> Iterator[tuple[Part, Rows]]:
+    """The pieces of a part, once its last row is known to be sound: a broken part counts nowhere.
+
+    Few parts have more than one piece, and those alone are gone through beforehand.
+    """
+    pieces = _pieces(url, kind)
+    first = next(pieces)
+    if next(pieces, None) is None:
+        yield first
+        return
+    deque(pieces, maxlen=0)
+    yield from _pieces(url, kind)
+
+
+def _pieces(url: str, kind: Kind) -> Iterator[tuple[Part, Rows]]:
+    return ((piece, _columns(kind, piece)) for piece in read_pieces(url, kind))
+
+
+def _columns(kind: Kind, piece: Part) -> Rows:
     if kind is Kind.COMPUTE:
-        return Operators.of(part)
+        return Operators.of(piece)
     if kind is Kind.COMM:
-        return Collectives.of_all_to_all(part)
-    return Collectives.of_reduction(part)
+        return Collectives.of_all_to_all(piece)
+    return Collectives.of_reduction(piece)
 
 
 def _find_suspects(
     worst: Worst,
-    part: str,
-    rows: Operators | Collectives,
+    piece: Part,
+    rows: Rows,
     neighbourhoods: tuple[Neighbourhood | None, ...],
 ) -> None:
     good = np.flatnonzero(usable(rows))
@@ -152,8 +185,8 @@ def _find_suspects(
         suspects = [
             Suspect(
                 deviations=float(distance[j]),
-                part=part,
-                row=int(good[j]),
+                part=part_name(piece.url),
+                row=piece.first_row + int(good[j]),
                 quantity=quantity,
                 time_ms=float(times_ms[j]),
                 expected_ms=float(expected_ms[j]),
@@ -165,7 +198,7 @@ def _find_suspects(
         worst.add(suspects, int((distance >= FAR).sum()), expected_ms, times_ms)
 
 
-def _in_words(rows: Operators | Collectives, i: int) -> str:
+def _in_words(rows: Rows, i: int) -> str:
     if isinstance(rows, Operators):
         return (
             f"{rows.num_tables[i]:.0f} tables, batch {rows.batch[i]:,.0f}, "

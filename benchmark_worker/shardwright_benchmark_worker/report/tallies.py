@@ -1,4 +1,4 @@
-"""What a report counts of fused operators and of collectives, one part after another."""
+"""What a report counts of fused operators and of collectives, piece by piece of the parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from shardwright_benchmark_worker.report.neighbours import (
 
 Array = npt.NDArray[Any]
 
-DRIFT_PERCENT = 10.0
+DRIFT_PERCENT = 15.0
 """From this drift of the reference kernel on, a device was throttled or shared: the default of
 `--max-drift-percent`."""
 
@@ -41,6 +41,7 @@ DRIFT = LogBins(2, 1, -5, 8)
 SAMPLE = 20_000
 """Rows behind scatter plots and regressions."""
 _MAX_TABLES = 4096
+_WORST_PARTS = 20
 
 
 def _by_bytes() -> tuple[Histogram2D, Histogram2D]:
@@ -86,17 +87,21 @@ class Drift:
     parts: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, part: str, drift_percent: Array) -> None:
-        """Counts the rows of a part."""
+        """Counts rows of a part; those of one part come one after another."""
         drift = drift_percent[np.isfinite(drift_percent)]
         self.sizes.add(np.abs(drift))
         self.recorded += len(drift)
         far = drift[np.abs(drift) >= DRIFT_PERCENT]
         self.flagged += len(far)
         if len(far):
-            self.parts[part] = (len(far), float(far[np.abs(far).argmax()]))
-        if len(self.parts) > 40:
-            worst = sorted(self.parts.items(), key=lambda item: -item[1][0])[:20]
-            self.parts = dict(worst)
+            self._flag(part, len(far), float(far[np.abs(far).argmax()]))
+
+    def _flag(self, part: str, rows: int, worst: float) -> None:
+        if part not in self.parts and len(self.parts) >= 2 * _WORST_PARTS:
+            ordered = sorted(self.parts.items(), key=lambda item: -item[1][0])
+            self.parts = dict(ordered[:_WORST_PARTS])
+        before, worst_before = self.parts.get(part, (0, 0.0))
+        self.parts[part] = (before + rows, max(worst_before, worst, key=abs))
 
 
 @dataclass
@@ -130,7 +135,7 @@ class OperatorTally:
     """Sizes (`operator_sizes`), then forward and backward ms."""
 
     def add(self, part: str, operators: Operators) -> None:
-        """Counts the operators of a part."""
+        """Counts operators of a part."""
         o = operators
         self.count += len(o.batch)
         self.tables += len(o.dim)
@@ -195,7 +200,7 @@ class CollectiveTally:
     """Sizes (`collective_sizes`), then times; NaN where there is no second."""
 
     def add(self, part: str, collectives: Collectives) -> None:
-        """Counts the collectives of a part."""
+        """Counts collectives of a part."""
         c = collectives
         self.count += len(c.world)
         shapes = np.stack([c.world, c.per_host], axis=1).astype(np.int64)
