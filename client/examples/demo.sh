@@ -28,7 +28,8 @@ cp "$here/mlperf_dlrm_dcnv2.json" "$out/request.json"
 server_pid=$!
 
 port=
-for _ in $(seq 300); do
+for attempt in $(seq 1800); do
+    [ "$attempt" = 50 ] && echo "The first start compiles the search: some ten seconds, once." >&2
     port=$(sed -nE 's/.*"event": "serving".*"port": ([0-9]+).*/\1/p' "$out/server.log" | head -n 1)
     [ -n "$port" ] && break
     kill -0 "$server_pid" 2>/dev/null || break

@@ -15,8 +15,10 @@ RUN python -m venv /opt/shardwright \
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/shardwright /opt/shardwright
+# compiled loops are for the processor they run on, so each container makes them when it starts
 ENV PATH=/opt/shardwright/bin:$PATH \
     HOME=/tmp \
+    NUMBA_CACHE_DIR=/tmp/numba \
     PYTHONDONTWRITEBYTECODE=1
 # a number, so that Kubernetes can see it is not root
 USER 10001:10001

@@ -13,6 +13,7 @@ from shardwright_server.model_store import ModelLoader
 from shardwright_server.refresh import Refresher
 from shardwright_server.server import Server
 from shardwright_server.settings import Settings, read_settings
+from shardwright_server.warm_up import warm_up
 
 EXIT_BAD_START = 2
 """Exit status when the settings are bad, a port is taken, or no bundle can be read."""
@@ -38,6 +39,7 @@ async def _serve(settings: Settings) -> None:
     refresher = Refresher(loader, settings.refresh_seconds)
     loop.add_signal_handler(signal.SIGHUP, refresher.look_now)
     models, faults = await asyncio.to_thread(loader.load)
+    await asyncio.to_thread(warm_up, models.resolve(models.describe()[0].cost_model.hardware))
     server = Server(settings, models, faults)
     await server.start()
     refreshing = asyncio.create_task(refresher.run(server.serve, server.refresh_failed))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.assignment import Assignment, Unit
@@ -100,42 +101,34 @@ class Greedy:
         self.compute_ms = self._book.evaluator.compute_ms(flat).reshape(shape)
 
     def _step(self, step: int) -> None:
-        """Places the next unit of every lane that has one."""
-        lanes = np.flatnonzero(self._alive & (self._kinds[:, step] != NOTHING))
-        if not len(lanes):
-            return
-        catalog = self._book.catalog
-        lots, kinds = self._lots[lanes, step], self._kinds[lanes, step]
-        bytes_after = self.used_bytes[lanes] + catalog.memory_bytes[kinds, None]
-        possible: BoolArray = self._book.allowed[lots] & ~self._present[lanes, lots]
-        possible &= bytes_after <= self._book.evaluator.memory_bytes
-        dims_after = self.dims[lanes] + catalog.num_columns[kinds, None]
-        wished: BoolArray = possible & (dims_after <= self._caps[lanes, None])
-        some = np.asarray(wished.any(axis=1))
-        wished = np.where(some[:, None], wished, possible)
-        alive = np.asarray(wished.any(axis=1))
-        self._alive[lanes] = alive
-        self._put(lanes[alive], kinds[alive], wished[alive], step)
-        self._present[lanes[alive], lots[alive], self._devices[lanes[alive], step]] = True
+        """Places the next unit of every lane that has one: where computation is cheapest with it.
 
-    def _put(self, lanes: IntArray, kinds: IntArray, wished: BoolArray, step: int) -> None:
-        """Puts each unit where computation is cheapest with it, the lowest device on ties."""
+        The lowest device on ties.
+        """
+        book, catalog = self._book, self._book.catalog
+        shape = len(self.starts), min(_MOST_DEVICES_TRIED, book.num_devices)
+        devices = np.full(shape, NOTHING, dtype=np.int64)
+        _find_devices(
+            step,
+            (self._lots, self._kinds, self._caps, self._alive, self._present),
+            (self.compute_ms, self.used_bytes, self.dims),
+            (book.allowed, book.evaluator.memory_bytes, catalog.memory_bytes, catalog.num_columns),
+            devices,
+        )
+        lanes, tried = np.nonzero(devices != NOTHING)
         if not len(lanes):
             return
-        catalog = self._book.catalog
-        compute_ms = np.where(wished, self.compute_ms[lanes], np.inf)
-        tried = min(_MOST_DEVICES_TRIED, compute_ms.shape[1])
-        devices = np.sort(np.argsort(compute_ms, axis=1, kind="stable")[:, :tried], axis=1)
-        rows = np.arange(len(lanes))[:, None]
-        encodings = self.encodings[lanes[:, None], devices] + catalog.encodings[kinds, None]
-        flat = encodings.reshape(-1, encodings.shape[2])
-        with_unit_ms = self._book.evaluator.compute_ms(flat).reshape(devices.shape)
-        with_unit_ms[~np.isfinite(compute_ms[rows, devices])] = np.inf
+        kinds = self._kinds[lanes, step]
+        sums = self.encodings[lanes, devices[lanes, tried]] + catalog.encodings[kinds]
+        with_unit_ms = np.full(shape, np.inf)
+        with_unit_ms[lanes, tried] = book.evaluator.compute_ms(sums)
         best = with_unit_ms.argmin(axis=1)
-        chosen = devices[rows[:, 0], best]
+        lanes = lanes[tried == 0]
+        chosen, kinds = devices[lanes, best[lanes]], self._kinds[lanes, step]
         self._devices[lanes, step] = chosen
+        self._present[lanes, self._lots[lanes, step], chosen] = True
         self.encodings[lanes, chosen] += catalog.encodings[kinds]
-        self.compute_ms[lanes, chosen] = with_unit_ms[rows[:, 0], best]
+        self.compute_ms[lanes, chosen] = with_unit_ms[lanes, best[lanes]]
         self.used_bytes[lanes, chosen] += catalog.memory_bytes[kinds]
         self.dims[lanes, chosen] += catalog.num_columns[kinds]
 
@@ -172,3 +165,59 @@ class Greedy:
         start = self.starts[lane]
         units = np.concatenate([start.units, self._devices[lane, None, : start.units.shape[1]]])
         return np.concatenate([start.kept, units], axis=1)
+
+
+@njit(cache=True)
+def _find_devices(
+    step: int,
+    placing: tuple[IntArray, IntArray, Float64Array, BoolArray, BoolArray],
+    sums: tuple[Float64Array, IntArray, IntArray],
+    limits: tuple[BoolArray, IntArray, IntArray, IntArray],
+    found: IntArray,
+) -> None:
+    """Devices to try for the next unit of each lane, by number; a lane without any has failed.
+
+    They are those with the least computation, of those where the cap is kept, or, if there are
+    none, memory alone.
+
+    Args:
+        step: Position in each lane's units.
+        placing: `_lots`, `_kinds`, `_caps`, `_alive` and `_present` of `Greedy`.
+        sums: Its `compute_ms`, `used_bytes` and `dims`.
+        limits: `LotBook.allowed`, the devices' memory, and the catalog's memory and columns.
+        found: `[l, tried] int64`, filled with NOTHING: takes the devices.
+    """
+    lots, kinds, caps, alive, present = placing
+    compute_ms, used_bytes, dims = sums
+    allowed, room_bytes, memory_bytes, columns = limits
+    for lane in range(len(lots)):
+        kind = kinds[lane, step]
+        if not alive[lane] or kind == NOTHING:
+            continue
+        lot, count = lots[lane, step], 0
+        for capped in (True, False):
+            for d in range(len(room_bytes)):
+                if not allowed[lot, d] or present[lane, lot, d]:
+                    continue
+                if used_bytes[lane, d] + memory_bytes[kind] > room_bytes[d]:
+                    continue
+                if capped and dims[lane, d] + columns[kind] > caps[lane]:
+                    continue
+                # by falling computation the last is given up for a cheaper one
+                at = min(count, found.shape[1] - 1)
+                if count > at and compute_ms[lane, d] >= compute_ms[lane, found[lane, at]]:
+                    continue
+                while at > 0 and compute_ms[lane, found[lane, at - 1]] > compute_ms[lane, d]:
+                    found[lane, at] = found[lane, at - 1]
+                    at -= 1
+                found[lane, at] = d
+                count = min(count + 1, found.shape[1])
+            if count:
+                break
+        alive[lane] = count > 0
+        for at in range(1, count):  # by number
+            device = found[lane, at]
+            while at > 0 and found[lane, at - 1] > device:
+                found[lane, at] = found[lane, at - 1]
+                at -= 1
+            found[lane, at] = device

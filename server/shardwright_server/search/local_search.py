@@ -28,12 +28,12 @@ from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cuts, Cutter
 from shardwright_server.search.greedy import Greedy
 from shardwright_server.search.kicks import Switch, shake, switches
+from shardwright_server.search.lanes import Units
 from shardwright_server.search.lots import LotBook
 from shardwright_server.search.outcome import OnImprovement, SearchOutcome, run_to_end
 from shardwright_server.search.packing import Misfit, pack
 from shardwright_server.search.repack import Repacker
 from shardwright_server.search.swarm import Swarm
-from shardwright_server.search.swarm_moves import UnitTable
 
 _SHARES = (1.0, 0.6)
 """Of the average device: cutting pauses where no unit exceeds the first, ends at the second."""
@@ -74,7 +74,7 @@ with 0 to 5 of the dearest. Measured on 100 tasks for eight devices: without the
 _SWARM_CELLS = 24_000
 _LEAST_SWARM, _MOST_SWARM = 4, 16
 """Climbs of a swarm: so many cells over the number of lots squared, times devices."""
-_FIRST_SWARM_STEPS, _SWARM_STEPS = 24, 12
+_FIRST_SWARM_STEPS, _SWARM_STEPS = 60, 40
 _ROUNDS = 4
 _REPACKED = 32
 """Swarms after the first, and ways to repack that each begins with."""
@@ -150,23 +150,23 @@ class _LocalSearch:
         ways = _distinct([*self._ways(), *self._halvings()])
         lanes = [Lane(cuts, cap) for cuts in ways for cap in _SWARM_CAPS]
         placed = place_all(book, lanes, self._budget.check)
-        table = UnitTable(book)
-        if not self._swarm(table, placed, _FIRST_SWARM_STEPS):
+        units = Units.of(book)
+        if not self._swarm(units, placed, _FIRST_SWARM_STEPS):
             return False
         repacker = Repacker(book, self._random)
         for _ in range(min(_ROUNDS, len(book.lots) // 3)):
             repacked = repacker.starts(self._latest, _REPACKED)
-            self._swarm(table, Greedy(book, repacked, self._budget.check), _SWARM_STEPS)
+            self._swarm(units, Greedy(book, repacked, self._budget.check), _SWARM_STEPS)
         return True
 
-    def _swarm(self, table: UnitTable, placed: Greedy, steps: int) -> bool:
+    def _swarm(self, units: Units, placed: Greedy, steps: int) -> bool:
         """Climbs from the best of placed lanes; the best of it is what comes latest."""
         chosen = self._chosen(placed)
         if not chosen:
             return False
         if not self._budget.plan_found:
             self._keep(placed.assignment(chosen[0]))
-        swarm = Swarm(self._book, table, placed, chosen)
+        swarm = Swarm(self._book, units, placed, chosen)
         try:
             swarm.climb(steps, self._budget.check)
         finally:  # out of time, too

@@ -8,7 +8,7 @@ job or of a host, and weighs the same on each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -197,6 +197,11 @@ class LotBook:
         if kind is ShardingType.DATA_PARALLEL:
             return 1
         return self.num_devices if kind is ShardingType.ROW_WISE else self.devices_per_host
+
+    @property
+    def known_units(self) -> Mapping[tuple[int, int], int]:
+        """Catalog ids of the units `(lot, columns)` met so far; all there are unless too many."""
+        return self._units
 
     def unit(self, lot: int, columns: int) -> int:
         """Catalog id of a unit of so many columns."""

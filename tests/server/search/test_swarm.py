@@ -12,10 +12,10 @@ from shardwright.domain import SearchOptions, ShardingType, check_plan
 from shardwright_server.search.assignment import Assignment
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.greedy import Greedy, Start
+from shardwright_server.search.lanes import Units
 from shardwright_server.search.lots import LotBook
 from shardwright_server.search.repack import Repacker
 from shardwright_server.search.swarm import Swarm
-from shardwright_server.search.swarm_moves import UnitTable
 from shardwright_server.search.transfer_curves import TransferCurves
 
 EVERYTHING = SearchOptions(sharding_types=tuple(ShardingType))
@@ -38,7 +38,7 @@ def scattered(book, count, seed=0):
 
 
 def climbed(book, placed, lanes, most_steps=500):
-    swarm = Swarm(book, UnitTable(book), placed, lanes)
+    swarm = Swarm(book, Units.of(book), placed, lanes)
     swarm.climb(most_steps, lambda: None)
     return swarm
 
@@ -95,7 +95,7 @@ def test_out_of_time_a_swarm_holds_what_it_has_reached():
     task = random_task(0, tables=(10, 20), devices=4, memory_gib=64)
     book = book_of(task)
     placed = scattered(book, 3)
-    swarm = Swarm(book, UnitTable(book), placed, range(3))
+    swarm = Swarm(book, Units.of(book), placed, range(3))
     with pytest.raises(StopError):
         swarm.climb(500, stop)
     for lane in range(3):

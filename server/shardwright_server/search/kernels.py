@@ -1,0 +1,408 @@
+"""Compiled loops over lanes: what moves promise, what devices then hold, which moves are taken.
+
+The objective of a lane is its cost with the slowest device's computation softened:
+
+    (mean_d compute_d ^ p) ^ (1 / p) + transfer of the largest sum of dims
+
+For large p that is the cost; for smaller p a move between two devices that do not decide counts
+too, if it leaves them less to do. numba compiles a loop when it is first called with new types, and
+keeps the result on disk where it may (`NUMBA_CACHE_DIR`); rounding is that of plain float64
+arithmetic, whatever the processor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from shardwright_costmodel.features import FloatArray
+from shardwright_server.search.lanes import (
+    COMES,
+    GOES,
+    NONE,
+    OTHER,
+    SOURCE,
+    STAYS,
+    TARGET,
+    UNIT,
+    Lanes,
+    Moves,
+    Units,
+)
+from shardwright_server.search.lots import BoolArray
+from shardwright_server.search.pieces import Float64Array, IntArray
+
+_STEP = 4
+"""Columns: `COLUMN_MULTIPLE`."""
+
+
+@njit(cache=True)
+def _power(x: float, squarings: int) -> float:
+    """`x ** 2 ** squarings`, of x above 0."""
+    x = max(x, 0.0)
+    for _ in range(squarings):
+        x *= x
+    return x
+
+
+@njit(cache=True)
+def _transfer(lanes: Lanes, lane: int, largest: int) -> float:
+    """Transfers of a lane, ms, by its largest sum of dims."""
+    curve = lanes.transfers_ms[lanes.curve[lane]]
+    return float(curve[min(max(largest, 0) // _STEP, len(curve) - 1)])
+
+
+@njit(cache=True)
+def _largest(values):  # type: ignore[no-untyped-def]
+    found = values[0]
+    for value in values:
+        found = max(found, value)
+    return found
+
+
+@njit(cache=True)
+def _largest_but(values: IntArray, a: int, b: int) -> int:
+    """The largest of all but two."""
+    found = 0
+    for d in range(len(values)):
+        if d not in (a, b) and values[d] > found:
+            found = values[d]
+    return found
+
+
+@njit(cache=True)
+def objective_ms(lanes: Lanes, lane: int, squarings: int) -> float:
+    """See the module."""
+    compute_ms = lanes.compute_ms[lane]
+    slowest = _largest(compute_ms)
+    total = 0.0
+    for ms in compute_ms:
+        total += _power(ms / slowest, squarings) if slowest > 0.0 else 1.0
+    softened = slowest * (total / len(compute_ms)) ** (0.5**squarings)
+    return float(softened + _transfer(lanes, lane, _largest(lanes.dims[lane])))
+
+
+@njit(cache=True)
+def cost_ms(lanes: Lanes, lane: int) -> float:
+    """What the plan costs, nearly: transfers are taken to follow the largest sum of dims alone."""
+    slowest = _largest(lanes.compute_ms[lane])
+    return float(slowest + _transfer(lanes, lane, _largest(lanes.dims[lane])))
+
+
+@njit(cache=True)
+def _note(moves: Moves, row: int, first: int, count: int, merit_ms: float, move: IntArray) -> None:
+    """Keeps a move if it is among the best so many, which lie from `first` on, best first."""
+    merits, fields = moves.merit_ms[row], moves.fields[row]
+    at = first + count - 1
+    if merit_ms >= merits[at]:
+        return
+    while at > first and merits[at - 1] > merit_ms:
+        merits[at] = merits[at - 1]
+        for i in range(len(move)):
+            fields[at, i] = fields[at - 1, i]
+        at -= 1
+    merits[at] = merit_ms
+    for i in range(len(move)):
+        fields[at, i] = move[i]
+
+
+@njit(cache=True)
+def promising(
+    units: Units,
+    lanes: Lanes,
+    active: IntArray,
+    squarings: IntArray,
+    count: int,
+    moves: Moves,
+) -> None:
+    """Finds, for each source device of each active lane, the moves that promise most.
+
+    Args:
+        units: Of the problem.
+        lanes: The lanes.
+        active: `[a] int64`, those looked at.
+        squarings: `[k] int64`, p is 2 to so many.
+        count: Moves of a source.
+        moves: `[a, w * count]`, filled.
+    """
+    w = lanes.compute_ms.shape[1]
+    softened, other_dims = np.empty(w), np.empty((w, w), dtype=np.int64)
+    move = np.empty(7, dtype=np.int64)
+    for row in range(len(active)):
+        lane = active[row]
+        for i in range(w * count):
+            moves.merit_ms[row, i] = np.inf
+        compute, dims, kinds = lanes.compute_ms[lane], lanes.dims[lane], lanes.kinds[lane]
+        lots, devices, prices = lanes.lots[lane], lanes.devices[lane], lanes.prices[lane]
+        n = squarings[lane]
+        slowest = _largest(compute)
+        if slowest <= 0.0:
+            continue
+        total = 0.0
+        for d in range(w):
+            softened[d] = _power(compute[d] / slowest, n)
+            total += softened[d]
+        # the objective around the present sum of powers
+        rate = slowest * 0.5**n / total * (total / w) ** (0.5**n)
+        now_ms = _transfer(lanes, lane, _largest(dims))
+        for a in range(w):
+            for b in range(w):
+                other_dims[a, b] = _largest_but(dims, a, b)
+        for u in range(len(devices)):
+            s = devices[u]
+            if s == NONE:
+                continue
+            lot, kind = lots[u], kinds[u]
+            width = units.columns[kind] // _STEP if units.cut[lot] else 0
+            for part in range(5):
+                if part == 0:
+                    goes, stays, parting = kind, NONE, width
+                else:
+                    parting = 1 if part == 4 else width * part // 4
+                    if parting <= 0 or parting >= width:
+                        continue
+                    stays = units.of_width[lot, width - parting]
+                    goes = units.of_width[lot, parting]
+                    if stays == NONE:
+                        continue
+                move[SOURCE], move[UNIT], move[STAYS] = s, u, stays
+                left = compute[s] - (prices[kind, s] - prices[stays, s])
+                columns = units.columns[kind] - units.columns[stays]
+                # to any device
+                for t in range(w):
+                    if t == s or not units.allowed[lot, t]:
+                        continue
+                    v, got = NONE, goes
+                    if lanes.closed[lane, lot, t]:
+                        if width == 0:
+                            continue
+                        for slot in range(len(devices)):
+                            if devices[slot] == t and lots[slot] == lot:
+                                v = slot
+                                break
+                        got = units.of_width[lot, units.columns[kinds[v]] // _STEP + parting]
+                    elif part == 4:
+                        continue
+                    if got == NONE:
+                        continue
+                    met = kinds[v] if v != NONE else NONE
+                    used = lanes.used_bytes[lane, t]
+                    if (
+                        used + units.memory_bytes[got] - units.memory_bytes[met]
+                        > units.room_bytes[t]
+                    ):
+                        continue
+                    there = compute[t] + prices[got, t] - prices[met, t]
+                    if compute[t] == 0.0:
+                        there = units.compute_ms[got]
+                    change = _power(left / slowest, n) + _power(there / slowest, n)
+                    change -= softened[s] + softened[t]
+                    largest = max(other_dims[s, t], max(dims[s] - columns, dims[t] + columns))
+                    merit = rate * change + _transfer(lanes, lane, largest) - now_ms
+                    move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, got, NONE
+                    _note(moves, row, s * count, count, merit, move)
+                # against another unit: whole units once, parts of the slowest device's too
+                if part == 4 or (part > 0 and compute[s] < slowest) or goes == NONE:
+                    continue
+                for v in range(u + 1 if part == 0 else 0, len(devices)):
+                    t = devices[v]
+                    if t in (NONE, s) or lanes.closed[lane, lot, t]:
+                        continue
+                    met = kinds[v]
+                    if lanes.closed[lane, lots[v], s]:
+                        continue
+                    more = units.memory_bytes[goes] - units.memory_bytes[met]
+                    back = units.memory_bytes[met] + units.memory_bytes[stays]
+                    back -= units.memory_bytes[kind]
+                    if lanes.used_bytes[lane, t] + more > units.room_bytes[t]:
+                        continue
+                    if lanes.used_bytes[lane, s] + back > units.room_bytes[s]:
+                        continue
+                    here = left + prices[met, s]
+                    there = compute[t] + prices[goes, t] - prices[met, t]
+                    moved = columns - units.columns[met]
+                    change = _power(here / slowest, n) + _power(there / slowest, n)
+                    change -= softened[s] + softened[t]
+                    largest = max(other_dims[s, t], max(dims[s] - moved, dims[t] + moved))
+                    merit = rate * change + _transfer(lanes, lane, largest) - now_ms
+                    move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, goes, met
+                    _note(moves, row, s * count, count, merit, move)
+
+
+@njit(cache=True)
+def _add(sums: FloatArray, addend: FloatArray) -> None:
+    """Channel by channel; plain loops compile in a fraction of the time of array expressions."""
+    for i in range(len(sums)):
+        sums[i] += addend[i]
+
+
+@njit(cache=True)
+def device_sums(units: Units, lanes: Lanes, active: IntArray, sums: FloatArray) -> None:
+    """What devices hold, `[a, w, e]`, filled with zeros; summed in the order of the slots."""
+    for row in range(len(active)):
+        lane = active[row]
+        for d in range(sums.shape[1]):
+            _add(sums[row, d], lanes.base[lane, d])
+        for u in range(lanes.devices.shape[1]):
+            d = lanes.devices[lane, u]
+            if d != NONE:
+                _add(sums[row, d], units.encodings[lanes.kinds[lane, u]])
+
+
+@njit(cache=True)
+def sums_after(
+    units: Units, lanes: Lanes, active: IntArray, moves: Moves, sums: FloatArray
+) -> None:
+    """What source and target hold after moves, `[a, m, 2, e]`, filled with zeros; else zeros."""
+    for row in range(len(active)):
+        lane = active[row]
+        for m in range(moves.merit_ms.shape[1]):
+            if moves.merit_ms[row, m] == np.inf:
+                continue
+            move = moves.fields[row, m]
+            s, t = move[SOURCE], move[TARGET]
+            _add(sums[row, m, 0], lanes.base[lane, s])
+            _add(sums[row, m, 1], lanes.base[lane, t])
+            for u in range(lanes.devices.shape[1]):
+                d = lanes.devices[lane, u]
+                if d in (s, t) and u != move[UNIT] and u != move[OTHER]:
+                    _add(sums[row, m, 0 if d == s else 1], units.encodings[lanes.kinds[lane, u]])
+            _add(sums[row, m, 0], units.encodings[move[STAYS]])
+            _add(sums[row, m, 0], units.encodings[move[COMES]])
+            _add(sums[row, m, 1], units.encodings[move[GOES]])
+
+
+@njit(cache=True)
+def take_best(
+    units: Units,
+    lanes: Lanes,
+    active: IntArray,
+    squarings: IntArray,
+    moves: Moves,
+    compute_ms: Float64Array,
+    least_gain: float,
+) -> BoolArray:
+    """Takes the best moves of each lane that touch different devices, by exact computation.
+
+    Args:
+        units: Of the problem.
+        lanes: The lanes; changed.
+        active: `[a] int64`.
+        squarings: `[k] int64`.
+        moves: `[a, m]`.
+        compute_ms: `[a, m, 2] float64`, of source and target after each.
+        least_gain: Of the objective, relative, below which a move is not taken.
+
+    Returns:
+        `[a]`, which lanes have taken any.
+    """
+    w, m = lanes.compute_ms.shape[1], moves.merit_ms.shape[1]
+    moved = np.zeros(len(active), dtype=np.bool_)
+    touched = np.empty(w, dtype=np.bool_)
+    after = np.empty(m)
+    for row in range(len(active)):
+        lane = active[row]
+        for d in range(w):
+            touched[d] = False
+        while True:
+            now_ms = objective_ms(lanes, lane, squarings[lane])
+            best, best_ms = NONE, now_ms * (1.0 - least_gain)
+            for i in range(m):
+                s, t = moves.fields[row, i, SOURCE], moves.fields[row, i, TARGET]
+                if moves.merit_ms[row, i] == np.inf or touched[s] or touched[t]:
+                    continue
+                after[i] = _objective_after(
+                    lanes, lane, squarings[lane], moves, row, i, compute_ms, units
+                )
+                if after[i] < best_ms:
+                    best, best_ms = i, after[i]
+            if best == NONE or not take(units, lanes, lane, moves, row, best):
+                break
+            s, t = moves.fields[row, best, SOURCE], moves.fields[row, best, TARGET]
+            lanes.compute_ms[lane, s] = compute_ms[row, best, 0]
+            lanes.compute_ms[lane, t] = compute_ms[row, best, 1]
+            touched[s] = touched[t] = moved[row] = True
+    return moved
+
+
+@njit(cache=True)
+def _objective_after(
+    lanes: Lanes,
+    lane: int,
+    squarings: int,
+    moves: Moves,
+    row: int,
+    i: int,
+    compute_ms: Float64Array,
+    units: Units,
+) -> float:
+    s, t = moves.fields[row, i, SOURCE], moves.fields[row, i, TARGET]
+    here, there = lanes.compute_ms[lane, s], lanes.compute_ms[lane, t]
+    columns = _columns_left(units, lanes, lane, moves, row, i)
+    lanes.compute_ms[lane, s] = compute_ms[row, i, 0]
+    lanes.compute_ms[lane, t] = compute_ms[row, i, 1]
+    lanes.dims[lane, s] -= columns
+    lanes.dims[lane, t] += columns
+    found = objective_ms(lanes, lane, squarings)
+    lanes.compute_ms[lane, s], lanes.compute_ms[lane, t] = here, there
+    lanes.dims[lane, s] += columns
+    lanes.dims[lane, t] -= columns
+    return found
+
+
+@njit(cache=True)
+def _columns_left(units: Units, lanes: Lanes, lane: int, moves: Moves, row: int, i: int) -> int:
+    """Columns that leave the source, less those that come."""
+    kind = lanes.kinds[lane, moves.fields[row, i, UNIT]]
+    stays, comes = moves.fields[row, i, STAYS], moves.fields[row, i, COMES]
+    return int(units.columns[kind] - units.columns[stays] - units.columns[comes])
+
+
+@njit(cache=True)
+def take(units: Units, lanes: Lanes, lane: int, moves: Moves, row: int, i: int) -> bool:
+    """Carries a move out on units, memory and dims; False where no slot is free for it."""
+    s, t, u, v = (
+        moves.fields[row, i, SOURCE],
+        moves.fields[row, i, TARGET],
+        moves.fields[row, i, UNIT],
+        moves.fields[row, i, OTHER],
+    )
+    stays, goes, comes = (
+        moves.fields[row, i, STAYS],
+        moves.fields[row, i, GOES],
+        moves.fields[row, i, COMES],
+    )
+    lots, kinds, devices = lanes.lots[lane], lanes.kinds[lane], lanes.devices[lane]
+    lot, kind = lots[u], kinds[u]
+    met = kinds[v] if v != NONE else NONE
+    grows = v != NONE and lots[v] == lot
+    if stays != NONE and not grows:  # one unit more
+        free = NONE
+        for slot in range(len(devices)):
+            if devices[slot] == NONE:
+                free = slot
+                break
+        if free == NONE:
+            return False
+        lots[free], kinds[free], devices[free] = lot, stays, s
+    columns = _columns_left(units, lanes, lane, moves, row, i)
+    lanes.dims[lane, s] -= columns
+    lanes.dims[lane, t] += columns
+    weights = units.memory_bytes
+    lanes.used_bytes[lane, s] += weights[stays] + weights[comes] - weights[kind]
+    lanes.used_bytes[lane, t] += weights[goes] - weights[met]
+    if grows:
+        kinds[v] = goes
+        kinds[u] = stays
+        if stays == NONE:
+            devices[u] = NONE
+    else:
+        kinds[u], devices[u] = goes, t
+        if v != NONE:
+            devices[v] = s
+            lanes.closed[lane, lots[v], s] = True
+            lanes.closed[lane, lots[v], t] = not units.allowed[lots[v], t]
+    lanes.closed[lane, lot, t] = True
+    if stays == NONE:
+        lanes.closed[lane, lot, s] = not units.allowed[lot, s]
+    return True

@@ -1,0 +1,127 @@
+"""Lanes: many assignments of one problem side by side, as arrays that compiled loops work on.
+
+Arrays: `k` lanes, `u` slots of units, `w` devices, `e` channels. `NONE` (-1) stands for no unit:
+the tables of `Units` end with an entry of zeros, which is what -1 selects.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from shardwright.domain import COLUMN_MULTIPLE
+from shardwright_costmodel.features import FloatArray
+from shardwright_server.search.lots import BoolArray, LotBook
+from shardwright_server.search.pieces import Float64Array, IntArray
+
+NONE = -1
+
+
+class Units(NamedTuple):
+    """What is known of units by catalog id, with a last entry of zeros for NONE.
+
+    Attributes:
+        encodings: `[ids + 1, e] float32`.
+        compute_ms: `[ids + 1] float64`, alone on a device.
+        memory_bytes: `[ids + 1] int64`.
+        columns: `[ids + 1] int64`.
+        cut: `[lots] bool`, whether a lot may be cut in columns.
+        of_width: `[lots, widths + 1] int64`, the id of a unit by its width in steps of 4 columns;
+            NONE where it is not allowed, and for 0.
+        allowed: `[lots, w] bool`, devices that constraints allow.
+        room_bytes: `[w] int64`, what shards may fill on each device.
+    """
+
+    encodings: FloatArray
+    compute_ms: Float64Array
+    memory_bytes: IntArray
+    columns: IntArray
+    cut: BoolArray
+    of_width: IntArray
+    allowed: BoolArray
+    room_bytes: IntArray
+
+    @classmethod
+    def of(cls, book: LotBook) -> Units:
+        """The units that a book knows: of all widths that are allowed, unless too many."""
+        widest = max(lot.columns for lot in book.lots) // COLUMN_MULTIPLE
+        of_width: IntArray = np.full((len(book.lots), widest + 1), NONE, dtype=np.int64)
+        keys = np.array(list(book.known_units), dtype=np.int64)
+        ids = np.array(list(book.known_units.values()), dtype=np.int64)
+        columns = np.array([lot.columns for lot in book.lots])[keys[:, 0]]
+        least = np.array([lot.min_width for lot in book.lots])[keys[:, 0]]
+        whole = np.array([lot.whole for lot in book.lots])[keys[:, 0]]
+        cut = np.array([lot.cut for lot in book.lots])
+        piece = cut[keys[:, 0]] & (keys[:, 1] >= least) & (keys[:, 1] <= columns - least)
+        allowed = np.where(keys[:, 1] == columns, whole & (columns > 0), piece)
+        lots, widths = keys[allowed].T
+        of_width[lots, widths // COLUMN_MULTIPLE] = ids[allowed]
+        catalog = book.catalog
+        zeros = np.zeros((1, catalog.encodings.shape[1]), np.float32)
+        return cls(
+            encodings=np.concatenate([catalog.encodings, zeros]),
+            compute_ms=np.append(catalog.compute_ms, 0.0),
+            memory_bytes=np.append(catalog.memory_bytes, 0),
+            columns=np.append(catalog.num_columns, 0),
+            cut=cut,
+            of_width=of_width,
+            allowed=book.allowed,
+            room_bytes=book.evaluator.memory_bytes,
+        )
+
+
+class Lanes(NamedTuple):
+    """Assignments on their way, one a lane; compiled loops change them in place.
+
+    Attributes:
+        lots: `[k, u] int64`.
+        kinds: `[k, u] int64`, catalog ids.
+        devices: `[k, u] int64`; a free slot has NONE.
+        base: `[k, w, e] float32`, sums over what is spread.
+        compute_ms: `[k, w] float64`.
+        used_bytes: `[k, w] int64`.
+        dims: `[k, w] int64`.
+        closed: `[k, lots, w] bool`, where a lot may get no unit: not allowed, or one is there.
+        prices: `[k, ids + 1, w] float32`, what a unit adds to the computation of a device, ms, by
+            slopes around what the device held when they were taken.
+        transfers_ms: `[curves, steps] float32`, see `TransferCurves`.
+        curve: `[k] int64`, the curve of each lane.
+    """
+
+    lots: IntArray
+    kinds: IntArray
+    devices: IntArray
+    base: FloatArray
+    compute_ms: Float64Array
+    used_bytes: IntArray
+    dims: IntArray
+    closed: BoolArray
+    prices: FloatArray
+    transfers_ms: FloatArray
+    curve: IntArray
+
+
+SOURCE, TARGET, UNIT, OTHER, STAYS, GOES, COMES = range(7)
+
+
+class Moves(NamedTuple):
+    """Moves of lanes, `m` of each of `a` lanes, and what they promise.
+
+    A unit u leaves its device, the source, as a whole or in part; at the target it may meet a unit
+    v: of another lot, which comes back (a swap), or of the same, with which it grows together.
+
+    Attributes:
+        merit_ms: `[a, m] float64`, what the objective grows by; infinite: no move.
+        fields: `[a, m, 7] int64`: source and target device, slots of u and v (or NONE), and ids of
+            what the source keeps of u (or NONE), of what the target gets of u's lot (together with
+            v where they grow together) and of what the source gets of v (or NONE).
+    """
+
+    merit_ms: Float64Array
+    fields: IntArray
+
+    @classmethod
+    def empty(cls, lanes: int, count: int) -> Moves:
+        """Room for so many moves of each lane."""
+        return cls(np.empty((lanes, count)), np.empty((lanes, count, 7), dtype=np.int64))

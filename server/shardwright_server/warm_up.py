@@ -1,0 +1,34 @@
+"""Warming up: the search's compiled loops are made ready before the first request comes.
+
+numba compiles them when they are first called, which takes some ten seconds, and keeps the result
+on disk, beside the package or where `NUMBA_CACHE_DIR` says, so that the next start takes one.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from shardwright.domain import Cluster, EmbeddingTable, Optimizer, PlanRequest, ShardingProblem
+from shardwright_server import planning
+from shardwright_server.search.cost_model import CostModel
+
+_LOG = structlog.get_logger(__name__)
+_TOLD_AFTER_S = 3.0
+_TABLES, _DEVICES, _DEVICE_BYTES, _BATCH_SIZE = 6, 2, 2**30, 1024
+
+
+def warm_up(cost_model: CostModel) -> None:
+    """Plans a small problem, any one: the loops are the same for all."""
+    begin_s = time.monotonic()
+    tables = tuple(
+        EmbeddingTable(f"t{i}", num_embeddings=1000, embedding_dim=16, pooling_factor=4.0)
+        for i in range(_TABLES)
+    )
+    cluster = Cluster(_DEVICES, _DEVICES, cost_model.id.hardware, _DEVICE_BYTES)
+    problem = ShardingProblem(tables, cluster, _BATCH_SIZE, Optimizer.SGD)
+    planning.plan(PlanRequest(problem), cost_model, deadline_s=None)
+    seconds = time.monotonic() - begin_s
+    if seconds > _TOLD_AFTER_S:
+        _LOG.info("search compiled, for later starts too", seconds=round(seconds, 1))
