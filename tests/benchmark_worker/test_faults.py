@@ -20,7 +20,6 @@ from .conftest import RunWorker
 from .fleet_processes import (
     MODELLED,
     ON_CPU,
-    environment,
     events,
     eventually,
     indices,
@@ -145,31 +144,3 @@ def test_an_unreadable_pool_is_a_mistake(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert str(pool) in line and "table pool" in line
     assert not (tmp_path / "out").exists()
-
-
-def test_a_job_that_lost_a_rank_goes_on_behind_its_last_part(tmp_path: Path) -> None:
-    out, log = tmp_path / "out", tmp_path / "log"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("--monitor-interval", "0.2"),
-        *("-m", "shardwright_benchmark_worker", "comm", "--device", "cpu", "--hardware", "x"),
-        *("--out", str(out), "--samples", "60", "--part-size", "10", "--max-skew-ms", "5"),
-        *("--max-batch-size", "512", "--repetitions", "2", "--max-repetitions", "2"),
-        *("--max-drift-percent", "1000", "--max-device-dim", "64", "--timeout-s", "20"),
-    ]
-    with (
-        log.open("wb") as stderr,
-        subprocess.Popen(command, env=environment(), stderr=stderr) as launcher,
-    ):
-        try:
-            eventually(lambda: list_parts(str(out), Kind.COMM), log)
-            children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
-            os.kill(int(children.split()[-1]), signal.SIGKILL)
-            assert launcher.wait(timeout=120) != 0
-        finally:
-            launcher.kill()
-    with log.open("wb") as stderr:
-        again = subprocess.run(command, env=environment(), stderr=stderr, timeout=240, check=False)
-    assert again.returncode == 0, log.read_text()
-    assert indices(out, Kind.COMM) == list(range(60)), "nothing is lost or measured twice"
-    assert any("already there" in event["event"] for event in events(log))
