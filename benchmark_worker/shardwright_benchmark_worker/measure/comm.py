@@ -222,12 +222,17 @@ class CommBench:
         return (self._timed_ms(exchange),)
 
     def _timed_ms(self, exchange: Callable[[], object], skew_ms: float = 0.0) -> float:
-        """All ranks meet, each waits its skew; then from this rank's start to its end."""
+        """Caches are flushed, all ranks meet, each waits its skew; then from its start to its end.
+
+        In a job an operator has run before, whose rows have filled the caches.
+        """
 
         def run() -> None:
             self._starts_s.append(self._clock.now_s())
             exchange()
 
+        with self._tally.spend("flush"):
+            self._device.flush_caches()
         with self._tally.spend("kernel"):
             self.job.barrier()
             spin_ms(skew_ms)
