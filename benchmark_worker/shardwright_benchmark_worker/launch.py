@@ -2,7 +2,7 @@
 
 torchrun ends with 1 whatever its ranks end with, and starts them again whatever the reason. Whoever
 runs the job, such as Kubernetes, could not tell a mistake from what may pass. And ranks that it has
-started again do not find each other (`FRESH_STORE`).
+started again may not find each other (`FRESH_STORE`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MISTAKE = OptionError.exit_status
 MAY_PASS = LostRankError.exit_status
 
 FRESH_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-"""Variable of torch: 1 gives the ranks a new store at every start. Otherwise they read addresses of
+"""Variable of torch: 1 gives ranks a new store at every start. Otherwise they may read addresses of
 those before them, which are gone (pytorch issues 135712 and 167288, seen with torch 2.13)."""
 
 

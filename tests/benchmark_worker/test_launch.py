@@ -104,7 +104,10 @@ def test_a_killed_rank_is_started_again_as_often_as_said_and_then_1(tmp_path: Pa
     endless = comm(out, "--samples", "100000")
     with launched(*TWO_RANKS, "--max-restarts", "1", *endless, log=log) as launcher:
         eventually(lambda: parts(out), log)
-        os.kill(ranks(launcher)[1], signal.SIGKILL)
+        first = ranks(launcher)[1]
+        # a store of the agent would keep addresses of lost ranks, which others may come to read
+        assert b"TORCHELASTIC_USE_AGENT_STORE=False" in Path(f"/proc/{first}/environ").read_bytes()
+        os.kill(first, signal.SIGKILL)
         before = parts(out)
         # one more may have been on its way
         eventually(lambda: parts(out) > before + 1, log)
