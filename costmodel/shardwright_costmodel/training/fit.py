@@ -40,7 +40,7 @@ class FitSettings:
     """
 
     seed: int = 0
-    epochs: int = 100
+    epochs: int = 60
     min_steps: int = 2000
     batch_size: int = 512
     learning_rate: float = 2e-2
