@@ -33,7 +33,7 @@ def comm(out: Path, *more: str, device: str = "cpu") -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def launched(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The launcher with a log of its own and its ranks'; killed at the end if it still runs."""
+    """The launcher with a log of its own and its ranks'; all are stopped if they still run."""
     with (
         log.open("ab") as stderr,
         subprocess.Popen([*LAUNCH, *arguments], env=environment(), stderr=stderr) as launcher,
@@ -41,7 +41,12 @@ def launched(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield launcher
         finally:
-            launcher.kill()
+            # it stops its ranks, which would outlive it if it were killed
+            launcher.terminate()
+            try:
+                launcher.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                launcher.kill()
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -115,7 +115,7 @@ CLOCKS_APART_S = 5000
 def as_pod(namespace: str, index: int) -> tuple[str, ...]:
     """What runs a command with the network, the name and the monotonic clock of a host."""
     named = f'hostname shardwright-worker-comm-{index}; exec "$@"'
-    clock = ("--time", f"--monotonic={index * CLOCKS_APART_S}", "--fork", "--kill-child")
+    clock = ("--time", f"--monotonic={index * CLOCKS_APART_S}", "--fork", "--kill-child=TERM")
     return (
         *("ip", "netns", "exec", namespace, "unshare", "--uts", *clock),
         *("sh", "-c", named, "sh"),
