@@ -11,7 +11,6 @@ from shardwright_server import planning
 from shardwright_server.search import greedy, kernels
 from shardwright_server.warm_up import warm_up
 
-
 ENTRIES = (
     greedy._find_devices,
     kernels.cost_ms,

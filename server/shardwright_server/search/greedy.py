@@ -39,6 +39,12 @@ class Start:
     units: IntArray
     cap: float
 
+    @classmethod
+    def of(cls, a: Assignment) -> Start:
+        """All of an assignment, where it lies."""
+        nothing = np.empty((2, 0), dtype=np.int64)
+        return cls(a.spreads, np.stack([a.lots, a.kinds, a.devices]), nothing, np.inf)
+
 
 class Greedy:
     """All lanes on their way; `l` lanes, `w` devices.

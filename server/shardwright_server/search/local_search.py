@@ -26,12 +26,12 @@ from shardwright_server.search.climb import MIN_GAIN, Climber
 from shardwright_server.search.construct import Lane, construct, place_all
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cuts, Cutter
-from shardwright_server.search.greedy import Greedy
+from shardwright_server.search.greedy import Greedy, Start
 from shardwright_server.search.kicks import Switch, shake, switches
 from shardwright_server.search.lanes import Units
 from shardwright_server.search.lots import LotBook
 from shardwright_server.search.outcome import OnImprovement, SearchOutcome, run_to_end
-from shardwright_server.search.packing import Misfit, pack
+from shardwright_server.search.packing import pack
 from shardwright_server.search.repack import Repacker
 from shardwright_server.search.swarm import Swarm
 
@@ -148,17 +148,24 @@ class _LocalSearch:
 
     def _run_swarms(self) -> bool:
         """Climbs in swarms from greedy plans, then from repacked ones; False where none fits."""
-        book = self._book
+        book, check = self._book, self._budget.check
         ways = _distinct([*self._ways(), *self._halvings()])
         lanes = [Lane(cuts, cap) for cuts in ways for cap in _SWARM_CAPS]
-        placed = place_all(book, lanes, self._budget.check)
+        firsts = [place_all(book, lanes, check)]
+        if all(firsts[0].starts[lane].spreads for lane in firsts[0].by_cost()):
+            # greedy plans that fit, if any, have spread lots: one that packs memory may need none
+            packed = pack(book, self._options.seed, check)
+            if isinstance(packed, Assignment):
+                firsts.append(Greedy(book, [Start.of(packed)], check))
         units = Units.of(book)
-        if not self._swarm(units, placed, _FIRST_SWARM_STEPS):
+        found = [self._swarm(units, first, _FIRST_SWARM_STEPS) for first in firsts]
+        if not any(found):
             return False
+        self._latest = self.best
         repacker = Repacker(book, self._random)
         for _ in range(min(_MOST_ROUNDS, book.num_devices, len(book.lots) // 3)):
             repacked = repacker.starts(self._latest, _REPACKED)
-            self._swarm(units, Greedy(book, repacked, self._budget.check), _SWARM_STEPS)
+            self._swarm(units, Greedy(book, repacked, check), _SWARM_STEPS)
         return True
 
     def _swarm(self, units: Units, placed: Greedy, steps: int) -> bool:
@@ -193,7 +200,7 @@ class _LocalSearch:
         return self.best.to_plan()
 
     def _starts(self) -> list[Assignment]:
-        """The cheapest greedy plans, or one that fits.
+        """The cheapest greedy plans; where none is without spread lots, a packed one before them.
 
         Raises:
             InsufficientMemoryError: When none was found.
@@ -203,13 +210,15 @@ class _LocalSearch:
         cells = len(book.lots) * max(book.num_devices, _LEAST_CELLS)
         most_lanes = max(1, _MOST_LANE_CELLS // cells)
         found = construct(book, lanes[:most_lanes], _STARTS, self._budget.check)
-        if found:
+        if any(not start.spreads for start in found):
             return found
         packed = pack(book, self._options.seed, self._budget.check)
-        if isinstance(packed, Misfit):
+        if isinstance(packed, Assignment):
+            return [packed, *found]
+        if not found:
             problem, tables = book.evaluator.problem, book.lots[packed.lot].tables
             raise no_room_error(problem, self._options, tables, packed.columns)
-        return [packed]
+        return found
 
     def _ways(self) -> list[Cuts]:
         """Distinct ways to cut the lots, with and without spreading them."""
