@@ -26,7 +26,7 @@ from shardwright_costmodel.runtime import OnnxCostModel
 
 ROOT = Path("build/benchmarks/replay")
 RESULTS = Path(__file__).parent / "results"
-HARDWARE = "intel-xeon-amx-1core"
+HARDWARE = "amd-epyc-milan-1core"
 NUM_DEVICES = 2
 
 app = typer.Typer(add_completion=False)

@@ -143,7 +143,7 @@ def test_the_package_ships_accurate_modelled_gpus_under_a_megabyte(hardware: str
 
 
 def test_the_package_ships_a_measured_cpu() -> None:
-    bundle = Registry().load("intel-xeon-amx-1core")
+    bundle = Registry().load("amd-epyc-milan-1core")
     assert bundle.manifest.source.value == "measured"
     assert bundle.manifest.fingerprint["backend"] == ("gloo",)
     accuracy = {a.quantity: a for a in bundle.manifest.accuracy}
