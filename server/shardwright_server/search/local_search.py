@@ -71,7 +71,7 @@ _LARGEST, _DEAREST = 5, 6
 """Ways to cut that a swarm begins with, too: 0 to 4 halvings of the largest units in memory, each
 with 0 to 5 of the dearest. Measured on 100 tasks for eight devices: without them 6 plans cost over
 0.5 % more than NEUROSHARD's, one of them 9 %; with them none."""
-_SWARM_CELLS = 24_000
+_SWARM_CELLS = 4_000
 _LEAST_SWARM, _MOST_SWARM = 4, 12
 """Climbs of a swarm: so many cells over the number of lots squared, times devices."""
 _FIRST_SWARM_STEPS, _SWARM_STEPS = 60, 20
