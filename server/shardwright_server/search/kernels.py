@@ -6,11 +6,13 @@ The objective of a lane is its cost with the slowest device's computation soften
 
 For large p that is the cost; for smaller p a move between two devices that do not decide counts
 too, if it leaves them less to do. numba compiles a loop when it is first called with new types, and
-keeps the result on disk where it may (`NUMBA_CACHE_DIR`); rounding is that of plain float64
-arithmetic, whatever the processor.
+keeps the result on disk where it may (`NUMBA_CACHE_DIR`). Loops are sequential and without fast
+math: the same lanes give the same moves.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -53,7 +55,8 @@ def _transfer(lanes: Lanes, lane: int, largest: int) -> float:
 
 
 @njit(cache=True)
-def _largest(values):  # type: ignore[no-untyped-def]
+def _largest(values: Float64Array | IntArray) -> Any:
+    """Of at least one value; of their type."""
     found = values[0]
     for value in values:
         found = max(found, value)
