@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from torchrec_scenarios import SCENARIOS, columns, rows
+from torchrec_scenarios import SCENARIOS, TRAINED, columns, rows
 
 from shardwright.domain import (
     Cluster,
@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 TWO_RANKS = SCENARIOS["two_ranks"]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_sharded_model_trains_like_the_unsharded_one(name: str, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
     ranks = [

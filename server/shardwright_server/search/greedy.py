@@ -41,9 +41,9 @@ class Start:
 
     @classmethod
     def of(cls, a: Assignment) -> Start:
-        """All of an assignment, where it lies."""
+        """All of an assignment, where it lies; nothing is left to place, so that no cap counts."""
         nothing = np.empty((2, 0), dtype=np.int64)
-        return cls(a.spreads, np.stack([a.lots, a.kinds, a.devices]), nothing, np.inf)
+        return cls(a.spreads, np.stack([a.lots, a.kinds, a.devices]), nothing, cap=1.0)
 
 
 class Greedy:
