@@ -164,9 +164,8 @@ class LotBook:
         cut = ShardingType.COLUMN_WISE in types and first.embedding_dim >= 2 * least
         cut = cut and len(tables) == 1 and int(self.allowed[lot].sum()) > 1
         spreads = self._possible_spreads(types, hosts)
-        if whole or cut:  # no device is left without rows: nothing is gained, and fbgemm's
-            # backward on CPUs reads behind its tables when the last one of a rank is empty
-            spreads = [kind for kind in spreads if self._fills(kind, first.num_embeddings)]
+        if whole or cut:  # a table of fewer rows than devices gains nothing in rows
+            spreads = [kind for kind in spreads if self._parts_of(kind) <= first.num_embeddings]
         return Lot(
             tables=tuple(tables),
             columns=first.embedding_dim if len(tables) == 1 else 0,
@@ -192,11 +191,6 @@ class LotBook:
         if len(hosts) == 1 and ShardingType.ROW_WISE in spreads:
             spreads = [kind for kind in spreads if kind is not ShardingType.TABLE_ROW_WISE]
         return spreads
-
-    def _fills(self, kind: ShardingType, num_rows: int) -> bool:
-        """Whether each of the equal row ranges, of ceil(rows / parts), gets a row."""
-        parts = self._parts_of(kind)
-        return (parts - 1) * -(-num_rows // parts) < num_rows
 
     def _parts_of(self, kind: ShardingType) -> int:
         """Row ranges of a way to spread."""

@@ -30,7 +30,6 @@ from shardwright_server.search.beam import search_beam
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.local_search import search_locally
-from shardwright_server.search.lots import LotBook
 
 COLUMNS = (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
 EVERYTHING = tuple(ShardingType)
@@ -297,11 +296,3 @@ def test_a_heterogeneous_cluster_is_filled_by_memory():
     tables = [table(f"t{i}", rows=2**20, dim=16) for i in range(38)]
     task = problem(tables, devices=4, memory_bytes=GIB, device_memory_overrides=overrides)
     check_plan(search(task, SearchOptions(sharding_types=COLUMNS)).plan, task)
-
-
-@pytest.mark.parametrize(("rows", "spreads"), [(9, False), (3, False), (10, True), (12, True)])
-def test_no_device_is_left_without_rows(rows, spreads):
-    # ceil(9 / 4) = 3 rows each would leave none for the last of four devices
-    task = problem([table("a", rows=rows, dim=8)], devices=4)
-    book = LotBook(PlanEvaluator(task, FakeCostModel()), SearchOptions())
-    assert (ShardingType.ROW_WISE in book.lots[0].spreads) == spreads
