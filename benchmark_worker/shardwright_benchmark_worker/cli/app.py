@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import NoReturn
 
 import typer
@@ -13,11 +14,15 @@ from shardwright_benchmark_worker.cli.compute import compute
 from shardwright_benchmark_worker.cli.replay import replay
 from shardwright_benchmark_worker.cli.report import report
 from shardwright_benchmark_worker.cli.status import status
-from shardwright_benchmark_worker.errors import WorkerError
+from shardwright_benchmark_worker.errors import LostRankError, WorkerError
 from shardwright_benchmark_worker.progress import logger
 from shardwright_benchmark_worker.stopping import Stopped, stop_on_signals
 from shardwright_benchmark_worker.store import is_passing
 from shardwright_costmodel.errors import CostModelError
+
+_CULPRIT_LEAVES_S = 5.0
+"""How much later a rank leaves that lost another one: torchrun reports the first to leave, and the
+one that broke the connections may still be on its way out."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,6 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     except Stopped as stopped:
         logger.info("stopped", extra={"signal": stopped.signal.name})
         raise
+    except LostRankError as error:
+        _say(str(error))
+        time.sleep(_CULPRIT_LEAVES_S)
+        sys.exit(error.exit_status)
     except WorkerError as error:
         _exit(str(error), error.exit_status)
     except CostModelError as error:
@@ -54,5 +63,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _exit(message: str, status: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    _say(message)
     sys.exit(status)
+
+
+def _say(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
