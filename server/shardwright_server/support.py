@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from shardwright.domain import (
     Algorithm,
+    Cluster,
     EmbeddingTable,
     SearchOptions,
     ShardingProblem,
@@ -20,16 +21,18 @@ def unknown_to_neuroshard(problem: ShardingProblem, options: SearchOptions) -> I
     if options.algorithm is not Algorithm.NEUROSHARD:
         return
     for i, table in enumerate(problem.tables):
-        for field, why in _unknown(table, options):
+        for field, why in _unknown(table, options, problem.cluster):
             yield Violation(
                 f"tables[{i}].constraints.{field}",
                 f"{why}, which the algorithm NEUROSHARD does not know; use LOCAL_SEARCH",
             )
 
 
-def _unknown(table: EmbeddingTable, options: SearchOptions) -> Iterator[tuple[str, str]]:
+def _unknown(
+    table: EmbeddingTable, options: SearchOptions, cluster: Cluster
+) -> Iterator[tuple[str, str]]:
     constraints = table.constraints
-    types = allowed_sharding_types(table, options)
+    types = allowed_sharding_types(table, options, cluster)
     if constraints.devices:
         yield "devices", "names devices"
     if constraints.excluded_devices:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from problems import columns, fields, problem, rows, table, whole
+from problems import cluster, columns, fields, problem, rows, table, whole
 
 from shardwright.domain import (
     BY_ROWS,
@@ -28,6 +28,7 @@ from shardwright.domain import (
 OPTIONS = SearchOptions()
 TABLE_WISE, COLUMN_WISE = ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE
 ROW_WISE, TABLE_ROW_WISE = ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE
+FOUR_DEVICES = cluster(num_devices=4, devices_per_host=2)
 
 
 def constrained(name: str = "t", columns: int = 16, **limits: Any) -> EmbeddingTable:
@@ -65,17 +66,19 @@ def test_devices_that_do_not_exist_are_named() -> None:
 
 
 def test_what_is_allowed() -> None:
-    assert allowed_sharding_types(constrained(), OPTIONS) == OPTIONS.sharding_types
+    assert allowed_sharding_types(constrained(), OPTIONS, FOUR_DEVICES) == OPTIONS.sharding_types
     only_rows = constrained(sharding_types=(ROW_WISE,))
-    assert allowed_sharding_types(only_rows, OPTIONS) == (ROW_WISE,)
-    assert allowed_sharding_types(constrained(colocation_group="g"), OPTIONS) == (TABLE_WISE,)
+    assert allowed_sharding_types(only_rows, OPTIONS, FOUR_DEVICES) == (ROW_WISE,)
+    grouped = constrained(colocation_group="g")
+    assert allowed_sharding_types(grouped, OPTIONS, FOUR_DEVICES) == (TABLE_WISE,)
     assert allowed_devices(constrained(devices=(1, 3), excluded_devices=(3,)), 4) == (1,)
     assert allowed_devices(constrained(), 4) == (0, 1, 2, 3)
 
 
 def test_a_mean_pooled_table_is_never_cut_in_rows() -> None:
     mean = replace(constrained("m"), pooling_mode=PoolingMode.MEAN)
-    assert set(OPTIONS.sharding_types) - set(allowed_sharding_types(mean, OPTIONS)) == set(BY_ROWS)
+    allowed = allowed_sharding_types(mean, OPTIONS, FOUR_DEVICES)
+    assert set(OPTIONS.sharding_types) - set(allowed) == set(BY_ROWS)
     by_rows = ShardingPlan(tuple(rows(mean, 3, 3, 3, 1)))
     with pytest.raises(IllegalPlanError, match="allow .*table_wise.*, got row_wise"):
         check_constraints(by_rows, problem(mean), OPTIONS)
@@ -87,6 +90,27 @@ def test_a_mean_pooled_table_that_may_only_be_cut_in_rows_is_a_contradiction() -
     (violation,) = contradictions(problem(constrained("a"), mean), OPTIONS)
     assert violation.field == "tables[1].constraints.sharding_types"
     assert "'m' to be cut in rows only, and its pooling_mode is mean" in violation.description
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "by_row", "in_host"),
+    # blocks of ceil(9 / 4) = 3 rows leave none for the last of four devices
+    [(9, False, True), (3, False, True), (2, False, True), (1, False, False), (10, True, True)],
+)
+def test_no_cut_in_rows_leaves_a_device_without_any(
+    num_rows: int, by_row: bool, in_host: bool
+) -> None:
+    few = table("few", rows=num_rows)
+    allowed = allowed_sharding_types(few, OPTIONS, FOUR_DEVICES)
+    assert (ROW_WISE in allowed, TABLE_ROW_WISE in allowed) == (by_row, in_host)
+
+
+def test_a_table_of_too_few_rows_that_may_only_be_cut_in_rows_is_a_contradiction() -> None:
+    few = table("few", rows=9, constraints=TableConstraints(sharding_types=(ROW_WISE,)))
+    (violation,) = contradictions(problem(few), OPTIONS)
+    assert violation.field == "tables[0].constraints.sharding_types"
+    assert "its 9 rows leave a device without any" in violation.description
+    assert "allow table_wise or column_wise" in violation.description
 
 
 @pytest.mark.parametrize(

@@ -10,21 +10,29 @@ from shardwright.domain.plan import ShardingPlan, sharding_type
 from shardwright.domain.problem import ShardingProblem
 from shardwright.domain.sharding_type import BY_ROWS, ShardingType
 from shardwright.domain.table import EmbeddingTable, PoolingMode
+from shardwright.domain.topology import Cluster
 
 
 def allowed_sharding_types(
-    table: EmbeddingTable, options: SearchOptions
+    table: EmbeddingTable, options: SearchOptions, cluster: Cluster
 ) -> tuple[ShardingType, ...]:
-    """Ways to cut a table: its constraints', else the options'.
+    """Ways to cut a table for a job: its constraints', else the options'.
 
-    A table of a colocation group stays whole; one with mean pooling is not cut in rows.
+    A table of a colocation group stays whole; one with mean pooling is not cut in rows; no cut in
+    rows leaves a device without any. TorchRec makes such empty shards, but where the last table of
+    a rank is one, the backward pass of fbgemm 1.8 on CPUs reads behind its tables.
     """
     if table.constraints.colocation_group:
         return (ShardingType.TABLE_WISE,)
     types = table.constraints.sharding_types or options.sharding_types
-    if table.pooling_mode is PoolingMode.MEAN:
-        return tuple(kind for kind in types if kind not in BY_ROWS)
-    return types
+    return tuple(kind for kind in types if kind not in BY_ROWS or _by_rows(kind, table, cluster))
+
+
+def _by_rows(kind: ShardingType, table: EmbeddingTable, cluster: Cluster) -> bool:
+    """Whether a table may be cut in rows at all, and each of its equal blocks gets a row."""
+    parts = cluster.num_devices if kind is ShardingType.ROW_WISE else cluster.devices_per_host
+    block = -(-table.num_embeddings // parts)
+    return table.pooling_mode is not PoolingMode.MEAN and (parts - 1) * block < table.num_embeddings
 
 
 def allowed_devices(table: EmbeddingTable, num_devices: int) -> tuple[int, ...]:
@@ -49,12 +57,12 @@ def _check_types(
     checks: Checks, table: EmbeddingTable, problem: ShardingProblem, options: SearchOptions
 ) -> None:
     cluster = problem.cluster
-    types = allowed_sharding_types(table, options)
+    types = allowed_sharding_types(table, options, cluster)
     if not checks.require(
         bool(types),
         "sharding_types",
-        f"allow table {table.name!r} to be cut in rows only, and its pooling_mode is mean: "
-        "TorchRec computes tables beside such a one wrongly; allow table_wise or column_wise",
+        f"allow table {table.name!r} to be cut in rows only, and {_why_not_by_rows(table)}; "
+        "allow table_wise or column_wise",
     ):
         return
     named = table.constraints.devices or table.constraints.excluded_devices
@@ -87,7 +95,16 @@ def _check_types(
         f"{table.embedding_dim}, min_column_width {table.constraints.min_column_width} and the "
         f"{len(devices)} allowed of {cluster.num_devices} devices: column_wise needs two column "
         "ranges of that width and two devices, row_wise and data_parallel need all devices, "
-        "table_row_wise a host",
+        "table_row_wise a host; cut in rows, every device gets one",
+    )
+
+
+def _why_not_by_rows(table: EmbeddingTable) -> str:
+    if table.pooling_mode is PoolingMode.MEAN:
+        return "its pooling_mode is mean: TorchRec computes tables beside such a one wrongly"
+    return (
+        f"equal blocks of its {table.num_embeddings} rows leave a device without any: "
+        "training on such shards may crash"
     )
 
 
@@ -133,7 +150,7 @@ def check_constraints(plan: ShardingPlan, problem: ShardingProblem, options: Sea
     for i, table in enumerate(problem.tables):
         shards = plan.by_table[table.name]
         kind = sharding_type(table, shards, problem.cluster)
-        types = allowed_sharding_types(table, options)
+        types = allowed_sharding_types(table, options, problem.cluster)
         field = f"tables[{i}].constraints"
         checks.require(
             not _alike(kind, problem).isdisjoint(types),

@@ -15,7 +15,8 @@ class Shard:
         table: Name of the table.
         device: Where it lives, from 0.
         row_offset: First row.
-        num_rows: Rows; 0 for the empty tail of a row-wise table with fewer rows than devices.
+        num_rows: Rows; 0 for the empty tail of a row-wise table that has too few for all devices;
+            plans of TorchRec may hold such, plans of the server do not.
         column_offset: First column.
         num_columns: Columns.
 

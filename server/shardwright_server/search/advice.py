@@ -29,6 +29,7 @@ MAX_SIZE = 600_000
 """Tables times devices of the largest packing that is tried: advice must come soon."""
 
 MAX_DEVICES = 4096
+_COPIED = (ShardingType.DATA_PARALLEL,)
 _ATTEMPTS = 6
 _GROWTHS = 12
 
@@ -95,12 +96,16 @@ Variant = tuple[str, ShardingProblem, SearchOptions]
 
 def _variants(problem: ShardingProblem, options: SearchOptions) -> Iterator[Variant]:
     """The request with one kind of limit lifted."""
+    allowed = [allowed_sharding_types(t, options, problem.cluster) for t in problem.tables]
     for kind in (ShardingType.COLUMN_WISE, ShardingType.ROW_WISE):
-        if any(kind not in allowed_sharding_types(table, options) for table in problem.tables):
-            allowed = _with_type(problem, options, kind)
-            yield f"{kind.value} allowed for all tables", *allowed
-    if any(_copied(table, options) for table in problem.tables):
-        tables = [_not_copied(table, options) for table in problem.tables]
+        if any(kind not in types for types in allowed):
+            lifted = _with_type(problem, options, kind)
+            yield f"{kind.value} allowed for all tables", *lifted
+    if _COPIED in allowed:
+        tables = [
+            _not_copied(table) if types == _COPIED else table
+            for table, types in zip(problem.tables, allowed, strict=True)
+        ]
         yield "no table data_parallel", replace(problem, tables=tuple(tables)), options
     constrained = [table.constraints for table in problem.tables]
     if any(c.devices or c.excluded_devices for c in constrained):
@@ -137,13 +142,7 @@ def _with_type(
     return replace(problem, tables=tuple(tables)), replace(options, sharding_types=both)
 
 
-def _copied(table: EmbeddingTable, options: SearchOptions) -> bool:
-    return allowed_sharding_types(table, options) == (ShardingType.DATA_PARALLEL,)
-
-
-def _not_copied(table: EmbeddingTable, options: SearchOptions) -> EmbeddingTable:
-    if not _copied(table, options):
-        return table
+def _not_copied(table: EmbeddingTable) -> EmbeddingTable:
     wise = ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE
     constraints: TableConstraints = replace(table.constraints, sharding_types=wise)
     return replace(table, constraints=constraints)

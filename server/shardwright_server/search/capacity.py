@@ -131,7 +131,7 @@ def _too_much(
 def _check_table(
     problem: ShardingProblem, options: SearchOptions, table: EmbeddingTable, reach: Reach
 ) -> None:
-    types = allowed_sharding_types(table, options)
+    types = allowed_sharding_types(table, options, problem.cluster)
     whole_bytes = _whole_bytes(problem, table)
     if ShardingType.TABLE_WISE in types and whole_bytes <= reach.largest_bytes:
         return  # nearly every table of nearly every request
@@ -170,7 +170,7 @@ def _shortfall(
         rows = -(-table.num_embeddings // parts)
         needed = problem.shard_bytes(table, rows, table.embedding_dim)
         where = "every device" if wide else "every device of a host"
-        # held against the largest device: the last of them may hold fewer rows, down to none
+        # held against the largest device: the last of them may hold fewer rows
         yield f"{kind.value} needs {needed} bytes on {where}, one has {largest}", needed - largest
 
 
@@ -219,7 +219,8 @@ def _check_group(
 
 def _least_bytes(problem: ShardingProblem, options: SearchOptions, table: EmbeddingTable) -> int:
     """Memory of a table over all devices, at least."""
-    if allowed_sharding_types(table, options) == (ShardingType.DATA_PARALLEL,):
+    types = allowed_sharding_types(table, options, problem.cluster)
+    if types == (ShardingType.DATA_PARALLEL,):
         return problem.cluster.num_devices * problem.replica_bytes(table)
     return _whole_bytes(problem, table)
 

@@ -127,12 +127,14 @@ class _Collector:
         self._problem = evaluator.problem
         self._options = options
         self._cost_model = cost_model
-        reaches = Reaches(self._problem.cluster)
-        tables = self._problem.tables
+        tables, cluster = self._problem.tables, self._problem.cluster
+        reaches = Reaches(cluster)
         self._reach = [reaches.of(table) for table in tables]
         # on a single device every way to cut leaves a table whole
-        always = {ShardingType.TABLE_WISE} if self._problem.cluster.num_devices == 1 else set()
-        self._types = [frozenset({*allowed_sharding_types(t, options), *always}) for t in tables]
+        always = {ShardingType.TABLE_WISE} if cluster.num_devices == 1 else set()
+        self._types = [
+            frozenset({*allowed_sharding_types(t, options, cluster), *always}) for t in tables
+        ]
         size = len(tables), cost_model.encoding_size
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
         self._ways: list[Way] | None = []

@@ -152,7 +152,7 @@ class LotBook:
     def _lot(self, lot: int, tables: list[int]) -> Lot:
         problem = self.evaluator.problem
         first = problem.tables[tables[0]]
-        types = allowed_sharding_types(first, self._options)
+        types = allowed_sharding_types(first, self._options, problem.cluster)
         least = first.constraints.min_column_width
         hosts = self.allowed[lot].reshape(-1, self.devices_per_host).all(axis=1)
         # on a single device, and on hosts of one, other types come to the same
@@ -163,16 +163,13 @@ class LotBook:
         )
         cut = ShardingType.COLUMN_WISE in types and first.embedding_dim >= 2 * least
         cut = cut and len(tables) == 1 and int(self.allowed[lot].sum()) > 1
-        spreads = self._possible_spreads(types, hosts)
-        if whole or cut:  # a table of fewer rows than devices gains nothing in rows
-            spreads = [kind for kind in spreads if self._parts_of(kind) <= first.num_embeddings]
         return Lot(
             tables=tuple(tables),
             columns=first.embedding_dim if len(tables) == 1 else 0,
             min_width=least,
             whole=whole,
             cut=cut,
-            spreads=tuple(spreads),
+            spreads=tuple(self._possible_spreads(types, hosts)),
             hosts=tuple(np.flatnonzero(hosts).tolist()),
         )
 

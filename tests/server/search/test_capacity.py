@@ -89,9 +89,9 @@ def test_different_devices_count_with_their_own_memory():
     ("dim", "least", "narrowest"), [(64, 4, 4), (64, 16, 16), (64, 32, 32), (64, 36, 64), (4, 4, 4)]
 )
 def test_a_table_whose_narrowest_piece_fits_nowhere_is_named(dim, least, narrowest):
-    tall = table("tall", rows=1000, dim=dim, constraints=TableConstraints(least))
-    check_capacity(problem([tall], devices=64, memory_bytes=4000 * narrowest), COLUMNS)
-    error = refused(problem([tall], devices=64, memory_bytes=4000 * narrowest - 1))
+    tall = table("tall", rows=1024, dim=dim, constraints=TableConstraints(least))
+    check_capacity(problem([tall], devices=64, memory_bytes=4096 * narrowest), COLUMNS)
+    error = refused(problem([tall], devices=64, memory_bytes=4096 * narrowest - 1))
     assert "table 'tall'" in str(error) and "fits in none of its allowed ways" in str(error)
     if narrowest < dim:
         assert f"column_wise its narrowest piece, {least} of {dim} columns" in str(error)
