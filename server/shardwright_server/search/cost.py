@@ -131,7 +131,7 @@ class PlanEvaluator:
         self.plans_evaluated += len(compute_ms)
         forward, backward = self._transfers(device_dims)
         if all_reduce_bytes is not None and all_reduce_bytes.any():
-            backward += self._all_reduce_ms(all_reduce_bytes)[:, None]
+            backward += self.all_reduce_ms(all_reduce_bytes)[:, None]
         return PlanCosts(compute_ms, forward, backward)
 
     def _transfers(self, device_dims: IntArray) -> tuple[Float64Array, Float64Array]:
@@ -150,7 +150,7 @@ class PlanEvaluator:
             self._transfers_of.clear()
         return np.array([pair[0] for pair in found]), np.array([pair[1] for pair in found])
 
-    def _all_reduce_ms(self, num_bytes: IntArray) -> Float64Array:
+    def all_reduce_ms(self, num_bytes: IntArray) -> Float64Array:
         """One all-reduce of all gradients of a plan, `[p] -> [p]`; exactly 0 for none."""
         cluster = self.problem.cluster
         features = np.empty((len(num_bytes), 3), dtype=np.float32)

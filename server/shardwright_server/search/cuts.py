@@ -61,7 +61,8 @@ class Cutter:
         self._book = book
         self._columns_only = columns_only
         self._evaluator = book.evaluator
-        self.cuts: Cuts = [self.least(lot) for lot in range(len(book.lots))]
+        self._coarsest = [self.least(lot) for lot in range(len(book.lots))]
+        self.cuts: Cuts = list(self._coarsest)
         self._total_encoding: Float64Array = np.zeros(book.catalog.encodings.shape[1])
         self._total_dim = 0.0
         for cut in self.cuts:
@@ -70,7 +71,7 @@ class Cutter:
             self._total_dim += dim
         self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
         self._transfers = self._transfer_curve()
-        self._alone_ms: Float64Array = np.array([self._largest_ms(cut) for cut in self.cuts])
+        self._alone_ms = np.array([self._largest_ms(cut) for cut in self.cuts])
         self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
 
     def least(self, lot: int) -> Cut:
@@ -91,29 +92,43 @@ class Cutter:
         # too large for every device: packing says so
         return Cut((book.unit(lot, facts.columns),))
 
-    def halved(self, largest: int, dearest: int) -> Cuts:
-        """The coarsest cuts, and then halvings: first of the largest units, then of the dearest.
+    def halvings(self, largest: int, dearest: int) -> list[Cuts]:
+        """Coarsest cuts with 0, 1, ... halvings of largest units, and then as many of dearest ones.
 
-        They are the states that NeuroShard's beam passes on a straight way. Where memory is tight,
+        They are the states that NeuroShard's beam passes on straight ways. Where memory is tight,
         several large tables must be cut that cost next to nothing, beside some that cost much.
-        """
-        cuts = [self.least(lot) for lot in range(len(self._book.lots))]
-        self._halve(cuts, largest, lambda cut: self._book.catalog.memory_bytes[list(cut.kinds)])
-        self._halve(cuts, dearest, lambda cut: self._book.catalog.compute_ms[list(cut.kinds)])
-        return cuts
 
-    def _halve(self, cuts: Cuts, times: int, weights: Callable[[Cut], Array]) -> None:
-        """Halves so often the lot with the heaviest unit, of those that can be halved."""
-        heaviest = [float(weights(cut).max()) for cut in cuts]
-        for _ in range(times):
-            lot = int(np.argmax(heaviest))
-            cut = cuts[lot]
-            widths = None if cut.spread else self._widths(lot, 2 * len(cut.kinds))
-            if widths is None:
-                heaviest[lot] = -1.0
-                continue
+        Args:
+            largest: How many numbers of halvings of the largest units.
+            dearest: How many of the dearest, each after each of the former.
+        """
+        cuts = list(self._coarsest)
+        bytes_of = np.array([self._largest_bytes(cut) for cut in cuts])
+        ms_of = np.array([self._largest_ms(cut) for cut in cuts])
+        found: list[Cuts] = []
+        for _ in range(largest):
+            branch, branch_ms_of = list(cuts), ms_of.copy()
+            for _ in range(dearest):
+                found.append(list(branch))
+                self._halve(branch, branch_ms_of, self._largest_ms)
+            lot = self._halve(cuts, bytes_of, self._largest_bytes)
+            ms_of[lot] = self._largest_ms(cuts[lot])
+        return found
+
+    def _halve(self, cuts: Cuts, heaviest: Float64Array, weigh: Callable[[Cut], float]) -> int:
+        """Halves the lot with the heaviest unit; one that cannot be halved weighs nothing then."""
+        lot = int(heaviest.argmax())
+        cut = cuts[lot]
+        widths = None if cut.spread else self._widths(lot, 2 * len(cut.kinds))
+        if widths is None:
+            heaviest[lot] = -1.0
+        else:
             cuts[lot] = Cut(tuple(self._book.units((lot, width) for width in widths)))
-            heaviest[lot] = float(weights(cuts[lot]).max())
+            heaviest[lot] = weigh(cuts[lot])
+        return lot
+
+    def _largest_bytes(self, cut: Cut) -> float:
+        return float(self._book.catalog.memory_bytes[list(cut.kinds)].max())
 
     def all_spread(self) -> Cuts:
         """Every lot that may be spread in its first way, the others as they are."""

@@ -29,6 +29,7 @@ from shardwright_server.search.lanes import (
     UNIT,
     Lanes,
     Moves,
+    Spreads,
     Units,
 )
 from shardwright_server.search.lots import BoolArray
@@ -82,14 +83,16 @@ def objective_ms(lanes: Lanes, lane: int, squarings: int) -> float:
     for ms in compute_ms:
         total += _power(ms / slowest, squarings) if slowest > 0.0 else 1.0
     softened = slowest * (total / len(compute_ms)) ** (0.5**squarings)
-    return float(softened + _transfer(lanes, lane, _largest(lanes.dims[lane])))
+    transfer = _transfer(lanes, lane, _largest(lanes.dims[lane]))
+    return float(softened + transfer + lanes.all_reduce_ms[lane])
 
 
 @njit(cache=True)
 def cost_ms(lanes: Lanes, lane: int) -> float:
     """What the plan costs, nearly: transfers are taken to follow the largest sum of dims alone."""
     slowest = _largest(lanes.compute_ms[lane])
-    return float(slowest + _transfer(lanes, lane, _largest(lanes.dims[lane])))
+    transfer = _transfer(lanes, lane, _largest(lanes.dims[lane]))
+    return float(slowest + transfer + lanes.all_reduce_ms[lane])
 
 
 @njit(cache=True)
@@ -119,6 +122,8 @@ def promising(
     moves: Moves,
 ) -> None:
     """Finds, for each source device of each active lane, the moves that promise most.
+
+    Moves after which one of the two devices would be slower than the slowest is now are left out.
 
     Args:
         units: Of the problem.
@@ -198,6 +203,8 @@ def promising(
                     there = compute[t] + prices[got, t] - prices[met, t]
                     if compute[t] == 0.0:
                         there = units.compute_ms[got]
+                    if there > slowest:
+                        continue
                     change = _power(left / slowest, n) + _power(there / slowest, n)
                     change -= softened[s] + softened[t]
                     largest = max(other_dims[s, t], max(dims[s] - columns, dims[t] + columns))
@@ -212,7 +219,9 @@ def promising(
                     if t in (NONE, s) or lanes.closed[lane, lot, t]:
                         continue
                     met = kinds[v]
-                    if lanes.closed[lane, lots[v], s]:
+                    here = left + prices[met, s]
+                    there = compute[t] + prices[goes, t] - prices[met, t]
+                    if here > slowest or there > slowest or lanes.closed[lane, lots[v], s]:
                         continue
                     more = units.memory_bytes[goes] - units.memory_bytes[met]
                     back = units.memory_bytes[met] + units.memory_bytes[stays]
@@ -221,8 +230,6 @@ def promising(
                         continue
                     if lanes.used_bytes[lane, s] + back > units.room_bytes[s]:
                         continue
-                    here = left + prices[met, s]
-                    there = compute[t] + prices[goes, t] - prices[met, t]
                     moved = columns - units.columns[met]
                     change = _power(here / slowest, n) + _power(there / slowest, n)
                     change -= softened[s] + softened[t]
@@ -237,6 +244,26 @@ def _add(sums: FloatArray, addend: FloatArray) -> None:
     """Channel by channel; plain loops compile in a fraction of the time of array expressions."""
     for i in range(len(sums)):
         sums[i] += addend[i]
+
+
+@njit(cache=True)
+def sum_up(units: Units, spreads: Spreads, lanes: Lanes) -> None:
+    """Fills `base`, `used_bytes`, `dims`, all zeros, and `closed` by slots and spreads."""
+    for lane in range(len(lanes.lots)):
+        for way in lanes.spreads[lane]:
+            if way == NONE:
+                continue
+            kind = spreads.kinds[way]
+            for d in range(spreads.first[way], spreads.first[way] + spreads.devices[way]):
+                _add(lanes.base[lane, d], units.encodings[kind])
+                lanes.used_bytes[lane, d] += units.memory_bytes[kind]
+                lanes.dims[lane, d] += units.columns[kind]
+        for u in range(lanes.devices.shape[1]):
+            d, kind = lanes.devices[lane, u], lanes.kinds[lane, u]
+            if d != NONE:
+                lanes.used_bytes[lane, d] += units.memory_bytes[kind]
+                lanes.dims[lane, d] += units.columns[kind]
+                lanes.closed[lane, lanes.lots[lane, u], d] = True
 
 
 @njit(cache=True)
@@ -256,23 +283,25 @@ def device_sums(units: Units, lanes: Lanes, active: IntArray, sums: FloatArray) 
 def sums_after(
     units: Units, lanes: Lanes, active: IntArray, moves: Moves, sums: FloatArray
 ) -> None:
-    """What source and target hold after moves, `[a, m, 2, e]`, filled with zeros; else zeros."""
+    """What source and target hold after each of the moves there are, `[n, 2, e]`, all zeros."""
+    n = 0
     for row in range(len(active)):
         lane = active[row]
         for m in range(moves.merit_ms.shape[1]):
             if moves.merit_ms[row, m] == np.inf:
                 continue
-            move = moves.fields[row, m]
+            move, here, there = moves.fields[row, m], sums[n, 0], sums[n, 1]
             s, t = move[SOURCE], move[TARGET]
-            _add(sums[row, m, 0], lanes.base[lane, s])
-            _add(sums[row, m, 1], lanes.base[lane, t])
+            _add(here, lanes.base[lane, s])
+            _add(there, lanes.base[lane, t])
             for u in range(lanes.devices.shape[1]):
                 d = lanes.devices[lane, u]
                 if d in (s, t) and u != move[UNIT] and u != move[OTHER]:
-                    _add(sums[row, m, 0 if d == s else 1], units.encodings[lanes.kinds[lane, u]])
-            _add(sums[row, m, 0], units.encodings[move[STAYS]])
-            _add(sums[row, m, 0], units.encodings[move[COMES]])
-            _add(sums[row, m, 1], units.encodings[move[GOES]])
+                    _add(here if d == s else there, units.encodings[lanes.kinds[lane, u]])
+            _add(here, units.encodings[move[STAYS]])
+            _add(here, units.encodings[move[COMES]])
+            _add(there, units.encodings[move[GOES]])
+            n += 1
 
 
 @njit(cache=True)
@@ -293,7 +322,7 @@ def take_best(
         active: `[a] int64`.
         squarings: `[k] int64`.
         moves: `[a, m]`.
-        compute_ms: `[a, m, 2] float64`, of source and target after each.
+        compute_ms: `[a, m, 2] float64`, of source and target after each there is.
         least_gain: Of the objective, relative, below which a move is not taken.
 
     Returns:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shardwright.domain import COLUMN_MULTIPLE
+from shardwright.domain import COLUMN_MULTIPLE, ShardingType
 from shardwright_costmodel.features import FloatArray
-from shardwright_server.search.lots import BoolArray, LotBook
+from shardwright_server.search.lots import BoolArray, LotBook, Spread
 from shardwright_server.search.pieces import Float64Array, IntArray
 
 NONE = -1
@@ -26,6 +26,7 @@ class Units(NamedTuple):
         compute_ms: `[ids + 1] float64`, alone on a device.
         memory_bytes: `[ids + 1] int64`.
         columns: `[ids + 1] int64`.
+        lot_columns: `[lots] int64`, widths of tables; 0 for a group.
         cut: `[lots] bool`, whether a lot may be cut in columns.
         of_width: `[lots, widths + 1] int64`, the id of a unit by its width in steps of 4 columns;
             NONE where it is not allowed, and for 0.
@@ -37,6 +38,7 @@ class Units(NamedTuple):
     compute_ms: Float64Array
     memory_bytes: IntArray
     columns: IntArray
+    lot_columns: IntArray
     cut: BoolArray
     of_width: IntArray
     allowed: BoolArray
@@ -49,7 +51,8 @@ class Units(NamedTuple):
         of_width: IntArray = np.full((len(book.lots), widest + 1), NONE, dtype=np.int64)
         keys = np.array(list(book.known_units), dtype=np.int64)
         ids = np.array(list(book.known_units.values()), dtype=np.int64)
-        columns = np.array([lot.columns for lot in book.lots])[keys[:, 0]]
+        lot_columns = np.array([lot.columns for lot in book.lots], dtype=np.int64)
+        columns = lot_columns[keys[:, 0]]
         least = np.array([lot.min_width for lot in book.lots])[keys[:, 0]]
         whole = np.array([lot.whole for lot in book.lots])[keys[:, 0]]
         cut = np.array([lot.cut for lot in book.lots])
@@ -64,11 +67,55 @@ class Units(NamedTuple):
             compute_ms=np.append(catalog.compute_ms, 0.0),
             memory_bytes=np.append(catalog.memory_bytes, 0),
             columns=np.append(catalog.num_columns, 0),
+            lot_columns=lot_columns,
             cut=cut,
             of_width=of_width,
             allowed=book.allowed,
             room_bytes=book.evaluator.memory_bytes,
         )
+
+
+class Spreads(NamedTuple):
+    """All ways to spread lots, numbered lot by lot.
+
+    Attributes:
+        start: `[lots + 1] int64`, a lot's ways are those from its entry to before the next.
+        kinds: `[ways] int64`, catalog ids of what lies on each device.
+        first: `[ways] int64`, the first device.
+        devices: `[ways] int64`, how many.
+        all_reduce_bytes: `[ways] int64`, dense gradient; 0 unless data-parallel.
+    """
+
+    start: IntArray
+    kinds: IntArray
+    first: IntArray
+    devices: IntArray
+    all_reduce_bytes: IntArray
+
+    @classmethod
+    def of(cls, book: LotBook) -> Spreads:
+        """Those that a book allows, on each host that may be had."""
+        ways: list[Spread] = []
+        start = [0]
+        for lot, facts in enumerate(book.lots):
+            for kind in facts.spreads:
+                hosts = facts.hosts if kind is ShardingType.TABLE_ROW_WISE else (0,)
+                ways += [book.spread(lot, kind, host) for host in hosts]
+            start.append(len(ways))
+        fields = [(way.kind, way.first, way.count, way.all_reduce_bytes) for way in ways]
+        columns = np.array(fields, dtype=np.int64).reshape(-1, 4).T
+        return cls(np.array(start, dtype=np.int64), *np.ascontiguousarray(columns))
+
+    def way(self, lot: int, spread: Spread) -> int:
+        """The number of a way to spread a lot."""
+        for way in range(self.start[lot], self.start[lot + 1]):
+            if self.spread(way) == spread:
+                return way
+        raise ValueError(f"lot {lot} cannot be spread as {spread}")
+
+    def spread(self, way: int) -> Spread:
+        """A way by its number."""
+        return Spread(*(int(field[way]) for field in self[1:]))
 
 
 class Lanes(NamedTuple):
@@ -78,6 +125,7 @@ class Lanes(NamedTuple):
         lots: `[k, u] int64`.
         kinds: `[k, u] int64`, catalog ids.
         devices: `[k, u] int64`; a free slot has NONE.
+        spreads: `[k, lots] int64`, how a lot is spread; NONE where it has units.
         base: `[k, w, e] float32`, sums over what is spread.
         compute_ms: `[k, w] float64`.
         used_bytes: `[k, w] int64`.
@@ -87,11 +135,13 @@ class Lanes(NamedTuple):
             slopes around what the device held when they were taken.
         transfers_ms: `[curves, steps] float32`, see `TransferCurves`.
         curve: `[k] int64`, the curve of each lane.
+        all_reduce_ms: `[k] float64`, of data-parallel lots.
     """
 
     lots: IntArray
     kinds: IntArray
     devices: IntArray
+    spreads: IntArray
     base: FloatArray
     compute_ms: Float64Array
     used_bytes: IntArray
@@ -100,6 +150,7 @@ class Lanes(NamedTuple):
     prices: FloatArray
     transfers_ms: FloatArray
     curve: IntArray
+    all_reduce_ms: Float64Array
 
 
 SOURCE, TARGET, UNIT, OTHER, STAYS, GOES, COMES = range(7)

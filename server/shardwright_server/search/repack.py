@@ -1,144 +1,324 @@
-"""Repacking: a few devices are emptied and filled again, many ways in lockstep.
+"""Repacking: a few devices are emptied and filled again, in many ways.
 
 Each way takes the units off the slowest device and some others, cuts a few of the lots that were
-there in another way, and places all of it greedily again. Changes of several lots at once lead out
-of the optima that single moves end in, above all where memory is tight.
+there in another way, and places all of it greedily again, where computation is cheapest by slopes
+around the assignment it began with. Changes of several lots at once lead out of the optima that
+single moves end in, above all where memory is tight.
 """
 
 from __future__ import annotations
 
-import random
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
-from shardwright.domain import ShardingType
-from shardwright_server.search.assignment import Assignment
-from shardwright_server.search.greedy import Start
-from shardwright_server.search.lots import BoolArray, LotBook, Spread, even_widths
+from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook, Slots
+from shardwright_server.search.lanes import NONE, Lanes, Spreads, Units
+from shardwright_server.search.lots import BoolArray
 from shardwright_server.search.pieces import Float64Array, IntArray
+from shardwright_server.search.slopes import take_slopes
 
-_CAPS = (1.05, 1.15, 1.3, 1.6)
+_CAPS = np.array([1.05, 1.15, 1.3, 1.6])
 """On the sum of dims of a device, in multiples of the mean."""
-_NOISES = (0.0, 0.15, 0.5)
+_NOISES = np.array([0.0, 0.15, 0.5])
 """Of the costs by which units are ordered."""
 _MOST_EMPTIED = 5
 _MOST_RECUT = 3
 """Devices emptied and lots cut in another way, at most."""
+_STEP = 4
+"""Columns: `COLUMN_MULTIPLE`."""
+_STAYS, _MOVES, _REPLACED = range(3)
+"""What becomes of a unit: it lies where it lay, is placed again, or another cut replaces it."""
 
 
 class Repacker:
     """Draws ways to repack assignments.
 
     Args:
-        book: The lots.
-        drawn: Where chance comes from.
+        lane_book: Of the problem.
+        seed: Where chance comes from.
     """
 
-    def __init__(self, book: LotBook, drawn: random.Random) -> None:
-        self._book = book
-        self._drawn = drawn
+    def __init__(self, lane_book: LaneBook, seed: int) -> None:
+        self._lane_book = lane_book
+        self._random = np.random.default_rng(seed)
 
-    def starts(self, assignment: Assignment, count: int) -> list[Start]:
-        """So many ways; some may be alike."""
-        return [self._start(assignment) for _ in range(count)]
+    def ways(self, now: Lanes, count: int) -> Slots:
+        """So many ways to repack a lane, those that fit into memory; some may be alike.
 
-    def _start(self, a: Assignment) -> Start:
-        """One way."""
-        emptied = self._emptied(a)
-        gone = emptied[a.devices]
-        recut = self._lots_to_recut(a, gone)
-        widths: dict[int, list[int]] = {}
-        spreads = a.spreads
-        for lot in recut:
-            if lot in a.spreads:
-                facts = self._book.lots[lot]
-                if facts.whole or facts.cut:
-                    spreads = {other: s for other, s in spreads.items() if other != lot}
-                    widths[lot] = even_widths(facts.columns, facts.least_units)
-                continue
-            if self._draw(2):
-                gone = gone | (a.lots == lot)
-            spread, parts = self._other_cut(a, lot, gone)
-            if spread is not None:
-                gone = gone | (a.lots == lot)
-                spreads = {**spreads, lot: spread}
-                widths[lot] = []
-            elif parts:
-                widths[lot] = parts
-        units = self._units(a, gone, widths)
-        kept = np.stack([a.lots[~gone], a.kinds[~gone], a.devices[~gone]])
-        return Start(spreads, kept, units, _CAPS[self._draw(len(_CAPS))])
+        Args:
+            now: One lane; its prices are taken anew.
+            count: Ways to draw.
+        """
+        book = self._lane_book
+        take_slopes(book, now, np.zeros(1, dtype=np.int64))
+        slots = int((now.devices[0] != NONE).sum()) + SPARE_SLOTS
+        found = Slots.empty(count, slots, len(book.units.allowed))
+        fits = np.zeros(count, dtype=np.bool_)
+        _repack(book.units, book.spreads, now, self._random, found, fits)
+        return found.chosen(np.flatnonzero(fits))
 
-    def _draw(self, count: int) -> int:
-        """A number below `count`."""
-        return int(self._drawn.random() * count)
 
-    def _emptied(self, a: Assignment) -> BoolArray:
-        """`[w] bool`: the slowest device and some others."""
-        w = len(a.dims)
-        arrival = a.compute_ms + a.costs.backward_comm_ms[0]
-        emptied = np.zeros(w, dtype=bool)
-        emptied[int(arrival.argmax())] = True
-        count = 2 + self._draw(min(w, _MOST_EMPTIED) - 1)
-        while emptied.sum() < min(count, w):
-            emptied[self._draw(w)] = True
-        return emptied
+class _Draft(NamedTuple):
+    """One way to repack on its way; `u` units of the lane it began with.
 
-    def _lots_to_recut(self, a: Assignment, gone: BoolArray) -> list[int]:
-        """Some lots of the emptied devices, dear or large ones rather, and perhaps a spread one."""
-        here = np.flatnonzero(gone)
-        if not len(here):
-            return []
-        catalog = self._book.catalog
-        by = catalog.compute_ms if self._draw(3) else catalog.memory_bytes
-        order = here[np.argsort(-by[a.kinds[here]], kind="stable")]
-        found: dict[int, None] = {}
-        for _ in range(self._draw(_MOST_RECUT + 1)):
-            # the largest are the likeliest
-            rank = int(len(order) * self._drawn.random() ** 2)
-            found[int(a.lots[order[rank]])] = None
-        if a.spreads and not self._draw(4):
-            found[list(a.spreads)[self._draw(len(a.spreads))]] = None
-        return list(found)
+    Attributes:
+        fate: `[u] int64`, `_STAYS`, `_MOVES` or `_REPLACED`.
+        spreads: `[lots] int64`, as `Lanes.spreads`.
+        lots: `[slots] int64`, of new units.
+        kinds: `[slots] int64`.
+    """
 
-    def _other_cut(
-        self, a: Assignment, lot: int, gone: BoolArray
-    ) -> tuple[Spread | None, list[int]]:
-        """Another cut of what a lot has on the emptied devices: how it is spread, or widths."""
-        book = self._book
-        facts = book.lots[lot]
-        mine = gone & (a.lots == lot)
-        columns = book.catalog.num_columns[a.kinds[mine]]
-        kept = int((a.lots == lot).sum()) - len(columns)
-        if facts.spreads and not self._draw(3):
-            kind = facts.spreads[self._draw(len(facts.spreads))]
-            host = 0
-            if kind is ShardingType.TABLE_ROW_WISE:
-                host = facts.hosts[self._draw(len(facts.hosts))]
-            return book.spread(lot, kind, host), []
-        if not facts.cut:
-            return None, []
-        now = len(columns)
-        parts = (now + 1, now + 1, 2 * now, max(1, now - 1), 1)[self._draw(5)]
-        parts = min(parts, int(book.allowed[lot].sum()) - kept)
-        if parts + kept < facts.least_units or parts < 1:
-            return None, []
-        widths = even_widths(int(columns.sum()), parts)
-        if widths[-1] < facts.min_width:
-            return None, []
-        return None, widths
+    fate: IntArray
+    spreads: IntArray
+    lots: IntArray
+    kinds: IntArray
 
-    def _units(self, a: Assignment, gone: BoolArray, widths: dict[int, list[int]]) -> IntArray:
-        """Lots and ids of all units to place, by falling cost or size, with noise."""
-        stays = gone & ~np.isin(a.lots, list(widths))
-        wanted = [(lot, width) for lot, some in widths.items() for width in some]
-        lots = np.concatenate([a.lots[stays], np.array([lot for lot, _ in wanted], np.int64)])
-        kinds = np.concatenate([a.kinds[stays], np.array(self._book.units(wanted), np.int64)])
-        catalog = self._book.catalog
-        size = catalog.compute_ms if self._draw(4) else catalog.memory_bytes.astype(np.float64)
-        noise = _NOISES[self._draw(len(_NOISES))]
-        key: Float64Array = size[kinds]
-        if noise:
-            key = key * np.array([1.0 + noise * (self._drawn.random() - 0.5) for _ in kinds])
-        order = np.argsort(-key, kind="stable")
-        return np.stack([lots[order], kinds[order]])
+
+@njit(cache=True)
+def _repack(
+    units: Units,
+    spreads: Spreads,
+    now: Lanes,
+    rng: np.random.Generator,
+    found: Slots,
+    fits: BoolArray,
+) -> None:
+    """Draws ways; `found` and `fits` are filled, one row each."""
+    num_slots = found.lots.shape[1]
+    for way in range(len(fits)):
+        emptied = _draw_devices(now.compute_ms[0], rng)
+        fate = np.full(now.devices.shape[1], _STAYS)
+        for u in range(len(fate)):
+            if now.devices[0, u] == NONE:
+                fate[u] = _REPLACED
+            elif emptied[now.devices[0, u]]:
+                fate[u] = _MOVES
+        draft = _Draft(
+            fate,
+            now.spreads[0].copy(),
+            np.empty(num_slots, dtype=np.int64),
+            np.empty(num_slots, dtype=np.int64),
+        )
+        count = 0
+        for lot in _draw_lots(units, now, draft, rng):
+            count = _recut(units, spreads, now, draft, rng, lot, count)
+        fits[way] = _place(units, spreads, now, draft, rng, count, found, way)
+
+
+@njit(cache=True)
+def _draw(rng: np.random.Generator, count: int) -> int:
+    """A number below `count`."""
+    return int(rng.random() * count)
+
+
+@njit(cache=True)
+def _draw_devices(compute_ms: Float64Array, rng: np.random.Generator) -> BoolArray:
+    """`[w]`: the slowest device and some others."""
+    w = len(compute_ms)
+    drawn = np.zeros(w, dtype=np.bool_)
+    drawn[compute_ms.argmax()] = True
+    count = min(w, 2 + _draw(rng, min(w, _MOST_EMPTIED) - 1))
+    while drawn.sum() < count:
+        drawn[_draw(rng, w)] = True
+    return drawn
+
+
+@njit(cache=True)
+def _draw_lots(units: Units, now: Lanes, draft: _Draft, rng: np.random.Generator) -> IntArray:
+    """Some lots of the emptied devices, dear or large ones rather, and perhaps a spread one."""
+    here = np.flatnonzero(draft.fate == _MOVES)
+    lots, kinds = now.lots[0][here], now.kinds[0][here]
+    by_cost = _draw(rng, 3) > 0
+    order = np.argsort(-_sizes(units, kinds, by_cost), kind="mergesort")
+    drawn = np.full(_MOST_RECUT + 1, NONE)
+    count = _draw(rng, _MOST_RECUT + 1) if len(here) else 0
+    for i in range(count):  # the largest are the likeliest
+        drawn[i] = lots[order[int(len(order) * rng.random() ** 2)]]
+        if (drawn[:i] == drawn[i]).any():
+            drawn[i] = NONE
+    spread = np.flatnonzero(draft.spreads != NONE)
+    if len(spread) and _draw(rng, 4) == 0:
+        drawn[count] = spread[_draw(rng, len(spread))]
+    found: IntArray = drawn[drawn != NONE]
+    return found
+
+
+@njit(cache=True)
+def _sizes(units: Units, kinds: IntArray, by_cost: bool) -> Float64Array:
+    """Computation alone, or memory."""
+    sizes = np.empty(len(kinds))
+    for i in range(len(kinds)):
+        sizes[i] = units.compute_ms[kinds[i]] if by_cost else units.memory_bytes[kinds[i]]
+    return sizes
+
+
+@njit(cache=True)
+def _recut(
+    units: Units,
+    spreads: Spreads,
+    now: Lanes,
+    draft: _Draft,
+    rng: np.random.Generator,
+    lot: int,
+    count: int,
+) -> int:
+    """Cuts what a lot has on the emptied devices in another way; how many new units there are."""
+    if draft.spreads[lot] != NONE:  # in as few units as it may have
+        for parts in range(1, 3):
+            more = _cut(units, draft, lot, units.lot_columns[lot], parts, count)
+            if more > count:
+                draft.spreads[lot] = NONE
+                return more
+        return count
+    if _draw(rng, 2):
+        _set_fate(now, draft, lot, _STAYS, _MOVES)
+    first, end = spreads.start[lot], spreads.start[lot + 1]
+    if end > first and _draw(rng, 3) == 0:
+        draft.spreads[lot] = first + _draw(rng, end - first)
+        _set_fate(now, draft, lot, _STAYS, _REPLACED)
+        _set_fate(now, draft, lot, _MOVES, _REPLACED)
+        return count
+    here, columns, kept = 0, 0, 0
+    for u in range(len(draft.fate)):
+        if now.lots[0, u] == lot and draft.fate[u] == _MOVES:
+            here += 1
+            columns += units.columns[now.kinds[0, u]]
+        elif now.lots[0, u] == lot and draft.fate[u] == _STAYS:
+            kept += 1
+    choice = _draw(rng, 5)
+    parts = here + 1
+    if choice == 2:
+        parts = 2 * here
+    elif choice == 3:
+        parts = max(1, here - 1)
+    elif choice == 4:
+        parts = 1
+    parts = min(parts, units.allowed[lot].sum() - kept)
+    more = _cut(units, draft, lot, columns, parts, count) if units.cut[lot] else count
+    if more > count:
+        _set_fate(now, draft, lot, _MOVES, _REPLACED)
+    return more
+
+
+@njit(cache=True)
+def _set_fate(now: Lanes, draft: _Draft, lot: int, old: int, new: int) -> None:
+    """Of the lot's units whose fate was `old`."""
+    for u in range(len(draft.fate)):
+        if now.lots[0, u] == lot and draft.fate[u] == old:
+            draft.fate[u] = new
+
+
+@njit(cache=True)
+def _cut(units: Units, draft: _Draft, lot: int, columns: int, parts: int, count: int) -> int:
+    """Adds new units of even widths, if all are allowed; how many there are then."""
+    steps = columns // _STEP
+    if parts < 1 or steps < parts or count + parts > SPARE_SLOTS // 2:
+        return count
+    for part in range(parts):
+        kind = units.of_width[lot, steps // parts + (part < steps % parts)]
+        if kind == NONE:
+            return count
+        draft.lots[count + part], draft.kinds[count + part] = lot, kind
+    return count + parts
+
+
+@njit(cache=True)
+def _place(
+    units: Units,
+    spreads: Spreads,
+    now: Lanes,
+    draft: _Draft,
+    rng: np.random.Generator,
+    count: int,
+    found: Slots,
+    way: int,
+) -> bool:
+    """Writes a way: what stays where it lay, and all else placed greedily; False if it has no room.
+
+    A cap is a wish: where it leaves no device, memory alone decides.
+    """
+    w = now.dims.shape[1]
+    compute_ms, used_bytes, dims = np.zeros(w), np.zeros(w, np.int64), np.zeros(w, np.int64)
+    held = ~units.allowed
+    found.spreads[way] = draft.spreads
+    _add_spreads(units, spreads, now, draft, compute_ms, used_bytes, dims)
+    slot, moving = 0, 0
+    for u in range(len(draft.fate)):
+        lot, kind, device = now.lots[0, u], now.kinds[0, u], now.devices[0, u]
+        if draft.fate[u] == _STAYS:
+            found.lots[way, slot], found.kinds[way, slot] = lot, kind
+            found.devices[way, slot] = device
+            slot += 1
+            held[lot, device] = True
+            used_bytes[device] += units.memory_bytes[kind]
+            dims[device] += units.columns[kind]
+        elif device != NONE:
+            compute_ms[device] -= now.prices[0, kind, device]
+            if draft.fate[u] == _MOVES:
+                draft.lots[count + moving], draft.kinds[count + moving] = lot, kind
+                moving += 1
+    count += moving
+    cap = _CAPS[_draw(rng, len(_CAPS))]
+    by_cost = _draw(rng, 4) > 0
+    noise = _NOISES[_draw(rng, len(_NOISES))]
+    sizes = _sizes(units, draft.kinds[:count], by_cost)
+    total_dims = dims.sum()
+    for i in range(count):
+        total_dims += units.columns[draft.kinds[i]]
+        sizes[i] *= 1.0 + noise * (rng.random() - 0.5)
+    for d in range(w):
+        if used_bytes[d] > units.room_bytes[d]:
+            return False
+    for i in np.argsort(-sizes, kind="mergesort"):
+        lot, kind = draft.lots[i], draft.kinds[i]
+        best, best_ms = NONE, np.inf
+        for capped in (True, False):
+            for d in range(w):
+                if held[lot, d] or used_bytes[d] + units.memory_bytes[kind] > units.room_bytes[d]:
+                    continue
+                if capped and dims[d] + units.columns[kind] > cap * total_dims / w:
+                    continue
+                with_it_ms = compute_ms[d] + now.prices[0, kind, d]
+                if with_it_ms < best_ms:
+                    best, best_ms = d, with_it_ms
+            if best != NONE:
+                break
+        if best == NONE:
+            return False
+        found.lots[way, slot], found.kinds[way, slot] = lot, kind
+        found.devices[way, slot] = best
+        slot += 1
+        held[lot, best] = True
+        used_bytes[best] += units.memory_bytes[kind]
+        dims[best] += units.columns[kind]
+        compute_ms[best] = best_ms
+    return True
+
+
+@njit(cache=True)
+def _add_spreads(
+    units: Units,
+    spreads: Spreads,
+    now: Lanes,
+    draft: _Draft,
+    compute_ms: Float64Array,
+    used_bytes: IntArray,
+    dims: IntArray,
+) -> None:
+    """Begins sums: with what is spread, and computation as in the lane but for spreads changed."""
+    compute_ms += now.compute_ms[0]
+    for lot in range(len(draft.spreads)):
+        old, new = now.spreads[0, lot], draft.spreads[lot]
+        if old != NONE and old != new:
+            for d in range(spreads.first[old], spreads.first[old] + spreads.devices[old]):
+                compute_ms[d] -= now.prices[0, spreads.kinds[old], d]
+        if new == NONE:
+            continue
+        kind = spreads.kinds[new]
+        for d in range(spreads.first[new], spreads.first[new] + spreads.devices[new]):
+            used_bytes[d] += units.memory_bytes[kind]
+            dims[d] += units.columns[kind]
+            if old != new:
+                compute_ms[d] += now.prices[0, kind, d]

@@ -24,7 +24,7 @@ def parts(cuts) -> list[int]:
 def test_no_halving_leaves_the_coarsest_cuts() -> None:
     book = book_of(0)
     cutter = Cutter(book, columns_only=True)
-    assert cutter.halved(0, 0) == cutter.cuts
+    assert cutter.halvings(1, 1) == [cutter.cuts]
 
 
 def test_the_largest_in_memory_and_the_dearest_are_halved() -> None:
@@ -34,20 +34,33 @@ def test_the_largest_in_memory_and_the_dearest_are_halved() -> None:
         wholes = [cut.kinds[0] for cut in cutter.cuts]
         can = np.array([lot.columns >= 2 * lot.min_width for lot in book.lots])
         for weights, times in (
-            (book.catalog.memory_bytes, (1, 0)),
-            (book.catalog.compute_ms, (0, 1)),
+            (book.catalog.memory_bytes, (2, 1)),
+            (book.catalog.compute_ms, (1, 2)),
         ):
             weight = np.where(can, weights[wholes], -1)
             # a lot that cannot be halved uses up its turn
             if can[int(weights[wholes].argmax())]:
                 expected = [1] * len(book.lots)
                 expected[int(weight.argmax())] = 2
-                assert parts(cutter.halved(*times)) == expected
+                coarsest, halved = cutter.halvings(*times)
+                assert coarsest == cutter.cuts
+                assert parts(halved) == expected
+
+
+def test_each_number_of_the_one_comes_with_each_of_the_other() -> None:
+    cutter = Cutter(book_of(2), columns_only=True)
+    all_ways = cutter.halvings(3, 4)
+    assert len(all_ways) == 12
+    for largest in range(3):
+        for dearest in range(4):
+            way = all_ways[4 * largest + dearest]
+            assert sum(parts(way)) >= sum(parts(all_ways[4 * largest]))
+            assert way == cutter.halvings(largest + 1, dearest + 1)[-1]
 
 
 def test_halvings_go_on_until_nothing_can_be_halved() -> None:
     book = book_of(1)
-    cuts = Cutter(book, columns_only=True).halved(1000, 0)
+    cuts = Cutter(book, columns_only=True).halvings(1000, 1)[-1]
     for lot, cut in zip(book.lots, cuts, strict=True):
         columns = book.catalog.num_columns[list(cut.kinds)]
         assert columns.sum() == lot.columns

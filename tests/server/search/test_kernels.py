@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.server.search.problems import random_task
-from tests.server.search.test_swarm import EVERYTHING, book_of, scattered
+from tests.server.search.test_swarm import EVERYTHING, book_of, scattered, swarm_from
 
 from shardwright.domain import SearchOptions, ShardingType, TableConstraints
 from shardwright_server.search.kernels import device_sums, objective_ms, promising
-from shardwright_server.search.lanes import NONE, Moves, Units
-from shardwright_server.search.swarm import Swarm
+from shardwright_server.search.lanes import NONE, Moves
+from shardwright_server.search.slopes import take_slopes
 
 STEP = 4
 
@@ -20,7 +20,7 @@ def swarm_of(seed, *, devices=3, tables=(5, 9), memory_gib=64, lanes=2, options=
     book = book_of(
         random_task(seed, tables=tables, devices=devices, memory_gib=memory_gib), options
     )
-    return Swarm(book, Units.of(book), scattered(book, lanes, seed), range(lanes))
+    return swarm_from(book, scattered(book, lanes, seed), range(lanes))
 
 
 def promised(swarm, squarings, count=500):
@@ -80,7 +80,8 @@ def reference(swarm, lane):
 
 
 def merit(swarm, lane, move, squarings):
-    """Change of the linearised objective, or None where memory forbids the move."""
+    """Change of the linearised objective; None where memory forbids the move or a device would
+    become slower than the slowest is."""
     units, lanes = swarm._units, swarm._lanes
     source, target, u, v, stays, goes, comes = move
     kind, met = lanes.kinds[lane, u], lanes.kinds[lane, v] if v != NONE else NONE
@@ -101,6 +102,8 @@ def merit(swarm, lane, move, squarings):
     ms[target] += price[goes, target] - price[met, target]
     if before[target] == 0.0:
         ms[target] = units.compute_ms[goes]
+    if ms[target] > before.max() or (comes != NONE and ms[source] > before.max()):
+        return None
     power, w, slowest = 2**squarings, len(ms), before.max()
     total = ((before / slowest) ** power).sum()
     change = ((np.maximum(ms, 0) / slowest) ** power - (before / slowest) ** power).sum()
@@ -112,23 +115,23 @@ def merit(swarm, lane, move, squarings):
 @pytest.mark.parametrize("squarings", [1, 3, 6])
 @pytest.mark.parametrize("seed", range(6))
 def test_every_possible_move_is_found_with_what_it_promises(seed, squarings):
-    swarm = swarm_of(seed)
+    swarm = swarm_of(seed, tables=(10, 14))
     for climbed in (0, 3):  # at first all units are whole
         swarm.climb(climbed, lambda: None)
         swarm._active = np.arange(2)
-        swarm._take_slopes()
+        take_slopes(swarm._lane_book, swarm._lanes, swarm._active)
         for lane, found in enumerate(promised(swarm, squarings)):
             wanted = {m[1:]: merit(swarm, lane, m, squarings) for m in reference(swarm, lane)}
             wanted = {move: ms for move, ms in wanted.items() if ms is not None}
             assert found.keys() == wanted.keys()
-            assert len(wanted) > 20
+            assert wanted
             for move, ms in wanted.items():
                 assert found[move] == pytest.approx(ms, rel=1e-3, abs=1e-4)
 
 
 def test_the_best_moves_of_each_device_are_kept_best_first():
     swarm = swarm_of(1)
-    swarm._take_slopes()
+    take_slopes(swarm._lane_book, swarm._lanes, swarm._active)
     everything = promised(swarm, 3)[0]
     moves = Moves.empty(1, 3 * 4)
     promising(swarm._units, swarm._lanes, np.array([0]), np.array([3, 3]), 4, moves)
@@ -136,8 +139,9 @@ def test_the_best_moves_of_each_device_are_kept_best_first():
     for source in range(3):
         of_source = sorted(ms for move, ms in everything.items() if devices[move[1]] == source)
         kept = moves.merit_ms[0, 4 * source : 4 * source + 4]
-        assert kept.tolist() == of_source[:4] or len(of_source) < 4
-        assert (moves.fields[0, 4 * source : 4 * source + 4, 0] == source).all()
+        assert kept[np.isfinite(kept)].tolist() == of_source[:4]
+        there = np.isfinite(kept)
+        assert (moves.fields[0, 4 * source : 4 * source + 4, 0][there] == source).all()
 
 
 @pytest.mark.parametrize("tight", [False, True])
@@ -149,8 +153,8 @@ def test_what_lanes_say_of_devices_is_what_their_units_add_up_to(seed, tight):
         cluster = replace(task.cluster, device_memory_bytes=int(roomy.used_bytes.max()))
         task = replace(task, cluster=cluster)
     book = book_of(task)
-    units = Units.of(book)
-    swarm = Swarm(book, units, scattered(book, 3, seed), range(3))
+    swarm = swarm_from(book, scattered(book, 3, seed), range(3))
+    units = swarm._units
     swarm.climb(40, lambda: None)
     lanes = swarm._lanes
     for lane in range(3):
@@ -195,7 +199,7 @@ def test_constraints_are_kept():
     devices = placed.starts[0].kept[2]
     devices[0] = 1
     placed = type(placed)(book, placed.starts, lambda: None)
-    swarm = Swarm(book, Units.of(book), placed, [0])
+    swarm = swarm_from(book, placed, [0])
     swarm.climb(60, lambda: None)
     a = swarm.assignment(0)
     assert set(a.devices[a.lots == 0].tolist()) <= {1, 3}
@@ -211,11 +215,11 @@ def test_the_sharpest_objective_is_the_cost():
 
 def test_a_lane_does_not_depend_on_the_others():
     book = book_of(random_task(2, tables=(10, 20), devices=4, memory_gib=64))
-    units, placed = Units.of(book), scattered(book, 4)
-    together = Swarm(book, units, placed, range(4))
+    placed = scattered(book, 4)
+    together = swarm_from(book, placed, range(4))
     together.climb(30, lambda: None)
     for lane in range(4):
-        alone = Swarm(book, units, placed, [lane])
+        alone = swarm_from(book, placed, [lane])
         alone.climb(30, lambda: None)
         assert alone.cost_ms[0] == together.cost_ms[lane]
         assert alone.assignment(0).to_plan() == together.assignment(lane).to_plan()
@@ -225,7 +229,7 @@ def test_without_anything_to_gain_a_swarm_stops():
     task = random_task(0, tables=(6, 7), devices=3, memory_gib=64)
     book = book_of(task)
     book.evaluator._cost_model.flat = True
-    swarm = Swarm(book, Units.of(book), scattered(book, 2), range(2))
+    swarm = swarm_from(book, scattered(book, 2), range(2))
     steps = 0
 
     def count():
