@@ -133,6 +133,7 @@ class Cutter:
     def all_spread(self) -> Cuts:
         """Every lot that may be spread in its first way, the others as they are."""
         kinds = [lot.spreads for lot in self._book.lots]
+        self._book.meet_spreads((lot, ways[0]) for lot, ways in enumerate(kinds) if ways)
         return [
             self.spread(lot, kinds[lot][0]) if kinds[lot] else cut
             for lot, cut in enumerate(self.cuts)

@@ -1,13 +1,13 @@
 """Compiled loops over lanes: what moves promise, what devices then hold, which moves are taken.
 
-The objective of a lane is its cost with the slowest device's computation softened:
+The objective of a lane is its cost with the slowest device and the largest sum of dims softened:
 
-    (mean_d compute_d ^ p) ^ (1 / p) + transfer of the largest sum of dims
+    (mean_d compute_d ^ p) ^ (1 / p) + transfer of (mean_d dims_d ^ p) ^ (1 / p)
 
 For large p that is the cost; for smaller p a move between two devices that do not decide counts
-too, if it leaves them less to do. numba compiles a loop when it is first called with new types, and
-keeps the result on disk where it may (`NUMBA_CACHE_DIR`). Loops are sequential and without fast
-math: the same lanes give the same moves.
+too, if it leaves them less to do or to send. numba compiles a loop when it is first called with new
+types, and keeps the result on disk where it may (`NUMBA_CACHE_DIR`). Loops are sequential and
+without fast math: the same lanes give the same moves.
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def _power(x: float, squarings: int) -> float:
 
 
 @njit(cache=True)
-def _transfer(lanes: Lanes, lane: int, largest: int) -> float:
-    """Transfers of a lane, ms, by its largest sum of dims."""
+def _transfer(lanes: Lanes, lane: int, largest: float) -> float:
+    """Transfers of a lane, ms, by its largest sum of dims; straight between the curve's steps."""
     curve = lanes.transfers_ms[lanes.curve[lane]]
-    return float(curve[min(max(largest, 0) // _STEP, len(curve) - 1)])
+    at = min(max(largest / _STEP, 0.0), len(curve) - 1.0)
+    step = min(int(at), len(curve) - 2)
+    return float(curve[step] + (at - step) * (curve[step + 1] - curve[step]))
 
 
 @njit(cache=True)
@@ -65,26 +67,34 @@ def _largest(values: Float64Array | IntArray) -> Any:
 
 
 @njit(cache=True)
-def _largest_but(values: IntArray, a: int, b: int) -> int:
-    """The largest of all but two."""
-    found = 0
+def _powers(values: Float64Array | IntArray, squarings: int, powers: Float64Array) -> float:
+    """Fills `powers` with powers of values over the largest, `[w]`; returns their sum.
+
+    Their mean is 1 where all values are 0.
+    """
+    largest = float(_largest(values))
+    total = 0.0
     for d in range(len(values)):
-        if d not in (a, b) and values[d] > found:
-            found = values[d]
-    return found
+        powers[d] = _power(values[d] / largest, squarings) if largest > 0.0 else 1.0
+        total += powers[d]
+    return total
+
+
+@njit(cache=True)
+def _softened(values: Float64Array | IntArray, squarings: int) -> float:
+    """The power mean, near the largest."""
+    powers = np.empty(len(values))
+    total = _powers(values, squarings, powers)
+    return float(_largest(values) * (total / len(values)) ** (0.5**squarings))
 
 
 @njit(cache=True)
 def objective_ms(lanes: Lanes, lane: int, squarings: int) -> float:
     """See the module."""
-    compute_ms = lanes.compute_ms[lane]
-    slowest = _largest(compute_ms)
-    total = 0.0
-    for ms in compute_ms:
-        total += _power(ms / slowest, squarings) if slowest > 0.0 else 1.0
-    softened = slowest * (total / len(compute_ms)) ** (0.5**squarings)
-    transfer = _transfer(lanes, lane, _largest(lanes.dims[lane]))
-    return float(softened + transfer + lanes.all_reduce_ms[lane])
+    transfer = _transfer(lanes, lane, _softened(lanes.dims[lane], squarings))
+    return float(
+        _softened(lanes.compute_ms[lane], squarings) + transfer + lanes.all_reduce_ms[lane]
+    )
 
 
 @njit(cache=True)
@@ -134,8 +144,12 @@ def promising(
         moves: `[a, w * count]`, filled.
     """
     w = lanes.compute_ms.shape[1]
-    softened, other_dims = np.empty(w), np.empty((w, w), dtype=np.int64)
+    powers, dims_powers = np.empty(w), np.empty(w)
     move = np.empty(7, dtype=np.int64)
+    slots = lanes.devices.shape[1]
+    # by slot, side by side in memory: prices at each device and at its own, memory, columns
+    price_at, own_price = np.empty((w, slots)), np.empty(slots)
+    slot_bytes, slot_columns = np.empty(slots, dtype=np.int64), np.empty(slots, dtype=np.int64)
     for row in range(len(active)):
         lane = active[row]
         for i in range(w * count):
@@ -146,17 +160,22 @@ def promising(
         slowest = _largest(compute)
         if slowest <= 0.0:
             continue
-        total = 0.0
-        for d in range(w):
-            softened[d] = _power(compute[d] / slowest, n)
-            total += softened[d]
-        # the objective around the present sum of powers
+        total = _powers(compute, n, powers)
+        widest, dims_total = max(_largest(dims), 1), _powers(dims, n, dims_powers)
+        # the objective around the present sums of powers
         rate = slowest * 0.5**n / total * (total / w) ** (0.5**n)
-        now_ms = _transfer(lanes, lane, _largest(dims))
-        for a in range(w):
-            for b in range(w):
-                other_dims[a, b] = _largest_but(dims, a, b)
-        for u in range(len(devices)):
+        dims_rate = widest * 0.5**n / dims_total * (dims_total / w) ** (0.5**n)
+        soft = widest * (dims_total / w) ** (0.5**n)
+        dims_rate *= (_transfer(lanes, lane, soft + 1.0) - _transfer(lanes, lane, soft - 1.0)) / 2.0
+        for u in range(slots):
+            if devices[u] == NONE:
+                continue
+            for d in range(w):
+                price_at[d, u] = prices[kinds[u], d]
+            own_price[u] = prices[kinds[u], devices[u]]
+            slot_bytes[u] = units.memory_bytes[kinds[u]]
+            slot_columns[u] = units.columns[kinds[u]]
+        for u in range(slots):
             s = devices[u]
             if s == NONE:
                 continue
@@ -174,7 +193,7 @@ def promising(
                     if stays == NONE:
                         continue
                 move[SOURCE], move[UNIT], move[STAYS] = s, u, stays
-                left = compute[s] - (prices[kind, s] - prices[stays, s])
+                left = compute[s] - (own_price[u] - prices[stays, s])
                 columns = units.columns[kind] - units.columns[stays]
                 # to any device
                 for t in range(w):
@@ -206,36 +225,40 @@ def promising(
                     if there > slowest:
                         continue
                     change = _power(left / slowest, n) + _power(there / slowest, n)
-                    change -= softened[s] + softened[t]
-                    largest = max(other_dims[s, t], max(dims[s] - columns, dims[t] + columns))
-                    merit = rate * change + _transfer(lanes, lane, largest) - now_ms
+                    change -= powers[s] + powers[t]
+                    wider = _power((dims[t] + columns) / widest, n) - dims_powers[t]
+                    wider += _power((dims[s] - columns) / widest, n) - dims_powers[s]
+                    merit = rate * change + dims_rate * wider
                     move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, got, NONE
                     _note(moves, row, s * count, count, merit, move)
                 # against another unit: whole units once, parts of the slowest device's too
                 if part == 4 or (part > 0 and compute[s] < slowest) or goes == NONE:
                     continue
-                for v in range(u + 1 if part == 0 else 0, len(devices)):
+                goes_bytes, gone_bytes = units.memory_bytes[goes], slot_bytes[u]
+                gone_bytes -= units.memory_bytes[stays]
+                for v in range(u + 1 if part == 0 else 0, slots):
                     t = devices[v]
-                    if t in (NONE, s) or lanes.closed[lane, lot, t]:
+                    if t in (NONE, s):
                         continue
-                    met = kinds[v]
-                    here = left + prices[met, s]
-                    there = compute[t] + prices[goes, t] - prices[met, t]
-                    if here > slowest or there > slowest or lanes.closed[lane, lots[v], s]:
+                    here = left + price_at[s, v]
+                    if here > slowest:
                         continue
-                    more = units.memory_bytes[goes] - units.memory_bytes[met]
-                    back = units.memory_bytes[met] + units.memory_bytes[stays]
-                    back -= units.memory_bytes[kind]
-                    if lanes.used_bytes[lane, t] + more > units.room_bytes[t]:
+                    there = compute[t] + prices[goes, t] - own_price[v]
+                    if there > slowest or lanes.closed[lane, lot, t]:
                         continue
-                    if lanes.used_bytes[lane, s] + back > units.room_bytes[s]:
+                    if lanes.closed[lane, lots[v], s]:
                         continue
-                    moved = columns - units.columns[met]
+                    if lanes.used_bytes[lane, t] + goes_bytes - slot_bytes[v] > units.room_bytes[t]:
+                        continue
+                    if lanes.used_bytes[lane, s] - gone_bytes + slot_bytes[v] > units.room_bytes[s]:
+                        continue
+                    moved = columns - slot_columns[v]
                     change = _power(here / slowest, n) + _power(there / slowest, n)
-                    change -= softened[s] + softened[t]
-                    largest = max(other_dims[s, t], max(dims[s] - moved, dims[t] + moved))
-                    merit = rate * change + _transfer(lanes, lane, largest) - now_ms
-                    move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, goes, met
+                    change -= powers[s] + powers[t]
+                    wider = _power((dims[t] + moved) / widest, n) - dims_powers[t]
+                    wider += _power((dims[s] - moved) / widest, n) - dims_powers[s]
+                    merit = rate * change + dims_rate * wider
+                    move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, goes, kinds[v]
                     _note(moves, row, s * count, count, merit, move)
 
 

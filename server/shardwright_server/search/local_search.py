@@ -1,14 +1,14 @@
-"""The default search: cut, place, climb, repack or kick and climb again (algorithm LOCAL_SEARCH).
+"""The default search: cut, place, climb, repack and climb again (algorithm LOCAL_SEARCH).
 
 1. `cuts`       Lots are cut in several ways, from as little as memory allows to ever finer.
 2. `construct`  All ways are placed greedily in lockstep; the cheapest plans are kept.
    `packing`    Where none fits into memory, memory alone decides.
-3. Small problems: `swarm` climbs from the best of these plans in lockstep. Then, a few times, some
-   devices of the latest plan are emptied and filled again in many ways (`repack`), of which the
-   best are climbed from in a swarm.
-4. Others: `climb` betters the plans by single moves. Then one lot is cut in another way, or a few
-   units change places at random (`kicks`); the climb begins again from there, and what is
-   cheaper by more than noise is kept.
+3. `swarm` climbs from the best of these plans in lockstep. Then, a few times, some devices of the
+   latest plan are emptied and filled again in many ways (`repack`), of which the best are climbed
+   from in a swarm. The larger the problem, the fewer climbs in a swarm and times.
+4. Problems of thousands of tables: `climb` betters the plans by single moves. Then one lot is cut
+   in another way, or a few units change places at random (`kicks`); the climb begins again from
+   there, and what is cheaper by more than noise is kept.
 
 The effort is bounded by a number of steps that follows from the problem's size, never by the
 clock: the same request gives the same plan. Only a time budget or deadline ends it earlier.
@@ -16,6 +16,7 @@ clock: the same request gives the same plan. Only a time budget or deadline ends
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -69,22 +70,27 @@ _CLIMB_STEPS = 12
 _SHAKES = 2
 """For each switch."""
 
-_MOST_SWARM_CELLS = 1000
-"""Lots times devices of a problem that is searched in swarms."""
-_SWARM_CAPS = (1.05, 1.2, 1.5)
-_LARGEST, _DEAREST = 5, 6
-"""Ways to cut that a swarm begins with, too: 0 to 4 halvings of the largest units in memory, each
-with 0 to 5 of the dearest. Measured on 100 tasks for eight devices: without them 6 plans cost over
-0.5 % more than NEUROSHARD's, one of them 9 %; with them none."""
-_SWARM_CELLS = 4_000
-_LEAST_SWARM, _MOST_SWARM = 4, 12
-"""Climbs of a swarm: so many cells over the number of lots squared, times devices."""
-_FIRST_SWARM_STEPS, _SWARM_STEPS = 60, 20
+_MOST_MOVES = 2_500_000
+"""Moves of one plan (`_moves`) of a problem that is searched in swarms."""
+_SWARM_MOVES = 900_000
+_MOST_SWARM = 12
+"""Climbs of a swarm: the root of so many moves over those of one plan, at least one."""
+_ROUND_MOVES = 700_000
 _MOST_ROUNDS = 10
 _REPACKED = 48
-"""Swarms after the first, at most one for each third lot, and ways to repack that each begins
-with. On 100 tasks each the mean distance to the best plans known halves from the fourth round to
-the tenth, with 8 devices and with 4."""
+"""Swarms after the first: so many moves over those of one plan, and at most one for each third lot;
+and ways to repack that each begins with. On 100 tasks each the mean distance to the best plans
+known halves from the fourth round to the tenth, with 8 devices and with 4."""
+_FIRST_SWARM_STEPS, _SWARM_STEPS = 60, 20
+_SWARM_CAPS = (1.05, 1.2, 1.5)
+_FEW_CAPS = (1.2,)
+_SEVERAL = 4
+"""Caps where there are fewer climbs: they level dims sooner than they mend what a close cap costs.
+"""
+_LARGEST, _DEAREST = 5, 6
+"""Ways to cut that a swarm of several climbs begins with, too: 0 to 4 halvings of the largest units
+in memory, each with 0 to 5 of the dearest. Measured on 100 tasks for eight devices: without them 6
+plans cost over 0.5 % more than NEUROSHARD's, one of them 9 %; with them none."""
 
 
 def search_locally(
@@ -127,7 +133,7 @@ class _LocalSearch:
 
     def run(self) -> None:
         """Searches to the end; `best` holds a plan unless this raises another than OutOfTime."""
-        if self._is_small() and self._run_swarms():
+        if self._moves() <= _MOST_MOVES and self._run_swarms():
             return
         first, *others = self._starts()
         self._keep(first)
@@ -148,14 +154,18 @@ class _LocalSearch:
             if better:
                 queue = switches(self.best)
 
-    def _is_small(self) -> bool:
-        return len(self._book.lots) * self._book.num_devices <= _MOST_SWARM_CELLS
+    def _moves(self) -> int:
+        """Moves of a plan, roughly: swaps of two units, and parts of a unit to any device."""
+        lots = len(self._book.lots)
+        return lots * (lots + 5 * self._book.num_devices)
 
     def _run_swarms(self) -> bool:
         """Climbs in swarms from greedy plans, then from repacked ones; False where none fits."""
         book, check = self._book, self._budget.check
-        ways = _distinct([*self._ways(), *self._halvings()])
-        lanes = [Lane(cuts, cap) for cuts in ways for cap in _SWARM_CAPS]
+        few = self._num_climbs() < _SEVERAL
+        ways = self._ways() if few else _distinct([*self._ways(), *self._halvings()])
+        caps = _FEW_CAPS if few else _SWARM_CAPS
+        lanes = [Lane(cuts, cap) for cuts in ways for cap in caps]
         firsts = [place_all(book, lanes, check)]
         if all(firsts[0].starts[lane].spreads for lane in firsts[0].by_cost()):
             # greedy plans that fit, if any, have spread lots: one that packs memory may need none
@@ -169,7 +179,8 @@ class _LocalSearch:
                 latest = self._swarm(lane_book, lane_book.placed(first, placed), _FIRST_SWARM_STEPS)
         if not self._budget.plan_found:
             return False
-        for _ in range(min(_MOST_ROUNDS, len(book.lots) // 3)):
+        rounds = _ROUND_MOVES // self._moves()
+        for _ in range(min(rounds, _MOST_ROUNDS, len(book.lots) // 3)):
             check()
             repacked = repacker.ways(lane_book.lanes(latest), _REPACKED)
             if len(repacked.lots):
@@ -191,11 +202,14 @@ class _LocalSearch:
             self._keep(swarm.assignment(best))
         return swarm.best.chosen([best])
 
+    def _num_climbs(self) -> int:
+        """Climbs of a swarm."""
+        most = math.isqrt(_SWARM_MOVES // self._moves())
+        return max(1, min(_MOST_SWARM, len(self._book.lots), most))
+
     def _chosen(self, lanes: Lanes) -> IntArray:
         """The cheapest lanes, of different costs; half of them without any spread lot, if any."""
-        lots, devices = len(self._book.lots), self._book.num_devices
-        most = _SWARM_CELLS * devices // lots**2
-        most = max(_LEAST_SWARM, min(_MOST_SWARM, most, lots))
+        most = self._num_climbs()
         costs_ms = np.array([cost_ms(lanes, lane) for lane in range(len(lanes.lots))])
         _, order = np.unique(costs_ms, return_index=True)
         whole = (lanes.spreads[order] == NONE).all(axis=1)

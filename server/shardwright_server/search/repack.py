@@ -1,9 +1,9 @@
 """Repacking: a few devices are emptied and filled again, in many ways.
 
-Each way takes the units off the slowest device and some others, cuts a few of the lots that were
-there in another way, and places all of it greedily again, where computation is cheapest by slopes
-around the assignment it began with. Changes of several lots at once lead out of the optima that
-single moves end in, above all where memory is tight.
+Each way takes the units off the slowest or widest device and some others, cuts a few of the lots
+that were there in another way, and places all of it greedily again, where computation is cheapest
+by slopes around the assignment it began with. Changes of several lots at once lead out of the
+optima that single moves end in, above all where memory is tight.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from shardwright_server.search.kernels import cost_ms
 from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook, Slots
 from shardwright_server.search.lanes import NONE, Lanes, Spreads, Units
 from shardwright_server.search.lots import BoolArray
@@ -88,7 +89,10 @@ def _repack(
     """Draws ways; `found` and `fits` are filled, one row each."""
     num_slots = found.lots.shape[1]
     for way in range(len(fits)):
-        emptied = _draw_devices(now.compute_ms[0], rng)
+        # the widest device as often as transfers make up the cost
+        widest, slowest = now.dims[0].argmax(), now.compute_ms[0].argmax()
+        in_transfers = rng.random() * cost_ms(now, 0) > now.compute_ms[0, slowest]
+        emptied = _draw_devices(widest if in_transfers else slowest, now.dims.shape[1], rng)
         fate = np.full(now.devices.shape[1], _STAYS)
         for u in range(len(fate)):
             if now.devices[0, u] == NONE:
@@ -114,11 +118,10 @@ def _draw(rng: np.random.Generator, count: int) -> int:
 
 
 @njit(cache=True)
-def _draw_devices(compute_ms: Float64Array, rng: np.random.Generator) -> BoolArray:
-    """`[w]`: the slowest device and some others."""
-    w = len(compute_ms)
+def _draw_devices(first: int, w: int, rng: np.random.Generator) -> BoolArray:
+    """`[w]`: a device and some others."""
     drawn = np.zeros(w, dtype=np.bool_)
-    drawn[compute_ms.argmax()] = True
+    drawn[first] = True
     count = min(w, 2 + _draw(rng, min(w, _MOST_EMPTIED) - 1))
     while drawn.sum() < count:
         drawn[_draw(rng, w)] = True

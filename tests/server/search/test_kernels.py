@@ -9,7 +9,7 @@ from tests.server.search.problems import random_task
 from tests.server.search.test_swarm import EVERYTHING, book_of, scattered, swarm_from
 
 from shardwright.domain import SearchOptions, ShardingType, TableConstraints
-from shardwright_server.search.kernels import device_sums, objective_ms, promising
+from shardwright_server.search.kernels import cost_ms, device_sums, objective_ms, promising
 from shardwright_server.search.lanes import NONE, Moves
 from shardwright_server.search.slopes import take_slopes
 
@@ -80,8 +80,10 @@ def reference(swarm, lane):
 
 
 def merit(swarm, lane, move, squarings):
-    """Change of the linearised objective; None where memory forbids the move or a device would
-    become slower than the slowest is."""
+    """Change of the objective, linear in its sums of powers.
+
+    None where memory forbids the move, or a device would become slower than the slowest is.
+    """
     units, lanes = swarm._units, swarm._lanes
     source, target, u, v, stays, goes, comes = move
     kind, met = lanes.kinds[lane, u], lanes.kinds[lane, v] if v != NONE else NONE
@@ -104,12 +106,25 @@ def merit(swarm, lane, move, squarings):
         ms[target] = units.compute_ms[goes]
     if ms[target] > before.max() or (comes != NONE and ms[source] > before.max()):
         return None
-    power, w, slowest = 2**squarings, len(ms), before.max()
-    total = ((before / slowest) ** power).sum()
-    change = ((np.maximum(ms, 0) / slowest) ** power - (before / slowest) ** power).sum()
+    power = 2**squarings
+    was = lanes.dims[lane]
     curve = lanes.transfers_ms[lanes.curve[lane]]
-    transfers = curve[dims.max() // STEP] - curve[lanes.dims[lane].max() // STEP]
-    return slowest / power * (total / w) ** (1 / power) / total * change + transfers
+    soft = power_mean(was, power)
+    around = np.interp([soft - 1, soft + 1], STEP * np.arange(len(curve)), curve)
+    slope = (around[1] - around[0]) / 2
+    return gain(before, np.maximum(ms, 0), power) + slope * gain(was, np.maximum(dims, 0), power)
+
+
+def power_mean(values, power):
+    largest = values.max()
+    return largest * ((values / largest) ** power).mean() ** (1 / power)
+
+
+def gain(before, after, power):
+    """Of the power mean, linear in the sum of powers around what was before."""
+    largest, w = before.max(), len(before)
+    was, will = ((before / largest) ** power).sum(), ((after / largest) ** power).sum()
+    return largest / power * (was / w) ** (1 / power) / was * (will - was)
 
 
 @pytest.mark.parametrize("squarings", [1, 3, 6])
@@ -211,6 +226,17 @@ def test_the_sharpest_objective_is_the_cost():
     for lane in range(2):
         assert objective_ms(swarm._lanes, lane, 12) == pytest.approx(swarm.cost_ms[lane], rel=1e-3)
         assert objective_ms(swarm._lanes, lane, 0) < swarm.cost_ms[lane]
+
+
+def test_the_second_of_two_widest_devices_counts():
+    swarm = swarm_of(0)
+    lanes = swarm._lanes
+    mean = int(lanes.dims[0].mean())
+    lanes.dims[0] = [2 * mean, 2 * mean, 0]
+    one_of_two, cost = objective_ms(lanes, 0, 4), cost_ms(lanes, 0)
+    lanes.dims[0] = [2 * mean, mean, mean]
+    assert objective_ms(lanes, 0, 4) < one_of_two
+    assert cost_ms(lanes, 0) == cost
 
 
 def test_a_lane_does_not_depend_on_the_others():
