@@ -83,9 +83,10 @@ def _powers(values: Float64Array | IntArray, squarings: int, powers: Float64Arra
 @njit(cache=True)
 def _softened(values: Float64Array | IntArray, squarings: int) -> float:
     """The power mean, near the largest."""
-    powers = np.empty(len(values))
-    total = _powers(values, squarings, powers)
-    return float(_largest(values) * (total / len(values)) ** (0.5**squarings))
+    largest, total = float(_largest(values)), 0.0
+    for value in values:
+        total += _power(value / largest, squarings) if largest > 0.0 else 1.0
+    return float(largest * (total / len(values)) ** (0.5**squarings))
 
 
 @njit(cache=True)

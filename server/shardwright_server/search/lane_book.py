@@ -67,6 +67,7 @@ class LaneBook:
         self.book = book
         self.spreads = Spreads.of(book)
         self.units = Units.of(book)
+        self._curves: dict[bytes, FloatArray] = {}
 
     def placed(self, greedy: Greedy, chosen: Sequence[int]) -> Slots:
         """What lies where in placed lanes."""
@@ -99,7 +100,7 @@ class LaneBook:
         )
         sum_up(self.units, self.spreads, lanes)
         lanes.compute_ms[:] = self.compute_ms(self.sums(lanes, np.arange(k)))
-        curves = TransferCurves.of(book.evaluator, dims)
+        curves = TransferCurves.of(book.evaluator, dims, self._curves)
         return lanes._replace(transfers_ms=curves.tables, curve=curves.curve)
 
     def some(self, lanes: Lanes, rows: IntArray) -> Lanes:

@@ -28,7 +28,7 @@ _MOST_ROWS = 24
 """Moves of a lane that are predicted in each step, at least one for each device."""
 _LEAST_GAIN = 2e-5
 """Of the objective, relative: gains below are the cost models' noise."""
-_STEPS_PER_SLOPES = 4
+_STEPS_PER_SLOPES = 8
 
 
 class Swarm:
