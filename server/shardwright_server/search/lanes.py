@@ -95,14 +95,19 @@ class Spreads(NamedTuple):
     @classmethod
     def of(cls, book: LotBook) -> Spreads:
         """Those that a book allows, on each host that may be had."""
-        ways: list[Spread] = []
+        book.meet_spreads(
+            (lot, kind) for lot, facts in enumerate(book.lots) for kind in facts.spreads
+        )
+        fields: list[tuple[int, int, int, int]] = []
         start = [0]
         for lot, facts in enumerate(book.lots):
             for kind in facts.spreads:
+                way = book.spread(lot, kind)
                 hosts = facts.hosts if kind is ShardingType.TABLE_ROW_WISE else (0,)
-                ways += [book.spread(lot, kind, host) for host in hosts]
-            start.append(len(ways))
-        fields = [(way.kind, way.first, way.count, way.all_reduce_bytes) for way in ways]
+                fields += [
+                    (way.kind, host * way.count, way.count, way.all_reduce_bytes) for host in hosts
+                ]
+            start.append(len(fields))
         columns = np.array(fields, dtype=np.int64).reshape(-1, 4).T
         return cls(np.array(start, dtype=np.int64), *np.ascontiguousarray(columns))
 

@@ -216,6 +216,8 @@ class LotBook:
     def meet_spreads(self, wanted: Iterable[tuple[int, ShardingType]]) -> None:
         """Encodes what spread lots leave on a device, in one call."""
         new = [key for key in dict.fromkeys(wanted) if key not in self._spreads]
+        if not new:
+            return
         pieces = [self._spread_piece(lot, kind) for lot, kind in new]
         self._spreads.update(zip(new, self.catalog.ids(pieces), strict=True))
 
