@@ -12,7 +12,7 @@ without fast math: the same lanes give the same moves.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -37,6 +37,9 @@ from shardwright_server.search.pieces import Float64Array, IntArray
 
 _STEP = 4
 """Columns: `COLUMN_MULTIPLE`."""
+_PARTS = 5
+"""All of a unit, a quarter, a half and three quarters of it, and the least, which only goes to
+where the lot has a unit."""
 
 
 @njit(cache=True)
@@ -123,6 +126,42 @@ def _note(moves: Moves, row: int, first: int, count: int, merit_ms: float, move:
         fields[at, i] = move[i]
 
 
+class _Around(NamedTuple):
+    """The objective around what a lane has now: linear in its two sums of powers.
+
+    Attributes:
+        squarings: p is 2 to so many.
+        slowest_ms: Most computation of a device.
+        rate: Objective over sum of powers of computation.
+        powers: `[w] float64`, of computation over the slowest.
+        widest: Largest sum of dims, at least 1.
+        dims_rate: Objective over sum of powers of dims.
+        dims_powers: `[w] float64`, of dims over the widest.
+    """
+
+    squarings: int
+    slowest_ms: float
+    rate: float
+    powers: Float64Array
+    widest: int
+    dims_rate: float
+    dims_powers: Float64Array
+
+
+@njit(cache=True)
+def _around(lanes: Lanes, lane: int, squarings: int) -> _Around:
+    w, dims, root = lanes.dims.shape[1], lanes.dims[lane], 0.5**squarings
+    slowest_ms, powers = _largest(lanes.compute_ms[lane]), np.empty(w)
+    total = _powers(lanes.compute_ms[lane], squarings, powers)
+    widest, dims_powers = max(_largest(dims), 1), np.empty(w)
+    dims_total = _powers(dims, squarings, dims_powers)
+    rate = slowest_ms * root / total * (total / w) ** root
+    soft = widest * (dims_total / w) ** root
+    dims_rate = widest * root / dims_total * (dims_total / w) ** root
+    dims_rate *= (_transfer(lanes, lane, soft + 1.0) - _transfer(lanes, lane, soft - 1.0)) / 2.0
+    return _Around(squarings, slowest_ms, rate, powers, widest, dims_rate, dims_powers)
+
+
 @njit(cache=True)
 def promising(
     units: Units,
@@ -144,123 +183,136 @@ def promising(
         count: Moves of a source.
         moves: `[a, w * count]`, filled.
     """
-    w = lanes.compute_ms.shape[1]
-    powers, dims_powers = np.empty(w), np.empty(w)
-    move = np.empty(7, dtype=np.int64)
-    slots = lanes.devices.shape[1]
-    # by slot, side by side in memory: prices at each device and at its own, memory, columns
-    price_at, own_price = np.empty((w, slots)), np.empty(slots)
-    slot_bytes, slot_columns = np.empty(slots, dtype=np.int64), np.empty(slots, dtype=np.int64)
+    moves.merit_ms[:] = np.inf
     for row in range(len(active)):
-        lane = active[row]
-        for i in range(w * count):
-            moves.merit_ms[row, i] = np.inf
-        compute, dims, kinds = lanes.compute_ms[lane], lanes.dims[lane], lanes.kinds[lane]
-        lots, devices, prices = lanes.lots[lane], lanes.devices[lane], lanes.prices[lane]
-        n = squarings[lane]
-        slowest = _largest(compute)
-        if slowest <= 0.0:
+        around = _around(lanes, active[row], squarings[active[row]])
+        if around.slowest_ms > 0.0:
+            _note_moves(units, lanes, active[row], around, count, moves, row)
+            _note_swaps(units, lanes, active[row], around, count, moves, row)
+
+
+@njit(cache=True)
+def _part(units: Units, lot: int, kind: int, part: int) -> tuple[int, int, int]:
+    """One of `_PARTS`: steps of columns, ids of what goes and stays (NONE where not allowed)."""
+    width = units.columns[kind] // _STEP if units.cut[lot] else 0
+    if part == 0:
+        return width, kind, NONE
+    parting = 1 if part == _PARTS - 1 else width * part // 4
+    if parting <= 0 or parting >= width:
+        return 0, NONE, NONE
+    return parting, units.of_width[lot, parting], units.of_width[lot, width - parting]
+
+
+@njit(cache=True)
+def _note_moves(
+    units: Units, lanes: Lanes, lane: int, around: _Around, count: int, moves: Moves, row: int
+) -> None:
+    """Units, and parts of them, to any device; where the lot has a unit the two grow together."""
+    lots, devices, kinds = lanes.lots[lane], lanes.devices[lane], lanes.kinds[lane]
+    compute_ms, dims, prices = lanes.compute_ms[lane], lanes.dims[lane], lanes.prices[lane]
+    used_bytes, closed = lanes.used_bytes[lane], lanes.closed[lane]
+    n, slowest_ms, rate, powers, widest, dims_rate, dims_powers = around
+    move = np.full(7, NONE)
+    for u in range(len(devices)):
+        s, lot, kind = devices[u], lots[u], kinds[u]
+        if s == NONE:
             continue
-        total = _powers(compute, n, powers)
-        widest, dims_total = max(_largest(dims), 1), _powers(dims, n, dims_powers)
-        # the objective around the present sums of powers
-        rate = slowest * 0.5**n / total * (total / w) ** (0.5**n)
-        dims_rate = widest * 0.5**n / dims_total * (dims_total / w) ** (0.5**n)
-        soft = widest * (dims_total / w) ** (0.5**n)
-        dims_rate *= (_transfer(lanes, lane, soft + 1.0) - _transfer(lanes, lane, soft - 1.0)) / 2.0
-        for u in range(slots):
-            if devices[u] == NONE:
+        for part in range(_PARTS):
+            parting, goes, stays = _part(units, lot, kind, part)
+            if part > 0 and stays == NONE:
                 continue
-            for d in range(w):
-                price_at[d, u] = prices[kinds[u], d]
-            own_price[u] = prices[kinds[u], devices[u]]
-            slot_bytes[u] = units.memory_bytes[kinds[u]]
-            slot_columns[u] = units.columns[kinds[u]]
-        for u in range(slots):
-            s = devices[u]
-            if s == NONE:
-                continue
-            lot, kind = lots[u], kinds[u]
-            width = units.columns[kind] // _STEP if units.cut[lot] else 0
-            for part in range(5):
-                if part == 0:
-                    goes, stays, parting = kind, NONE, width
-                else:
-                    parting = 1 if part == 4 else width * part // 4
-                    if parting <= 0 or parting >= width:
-                        continue
-                    stays = units.of_width[lot, width - parting]
-                    goes = units.of_width[lot, parting]
-                    if stays == NONE:
-                        continue
-                move[SOURCE], move[UNIT], move[STAYS] = s, u, stays
-                left = compute[s] - (own_price[u] - prices[stays, s])
-                columns = units.columns[kind] - units.columns[stays]
-                # to any device
-                for t in range(w):
-                    if t == s or not units.allowed[lot, t]:
-                        continue
-                    v, got = NONE, goes
-                    if lanes.closed[lane, lot, t]:
-                        if width == 0:
-                            continue
-                        for slot in range(len(devices)):
-                            if devices[slot] == t and lots[slot] == lot:
-                                v = slot
-                                break
-                        got = units.of_width[lot, units.columns[kinds[v]] // _STEP + parting]
-                    elif part == 4:
-                        continue
-                    if got == NONE:
-                        continue
-                    met = kinds[v] if v != NONE else NONE
-                    used = lanes.used_bytes[lane, t]
-                    if (
-                        used + units.memory_bytes[got] - units.memory_bytes[met]
-                        > units.room_bytes[t]
-                    ):
-                        continue
-                    there = compute[t] + prices[got, t] - prices[met, t]
-                    if compute[t] == 0.0:
-                        there = units.compute_ms[got]
-                    if there > slowest:
-                        continue
-                    change = _power(left / slowest, n) + _power(there / slowest, n)
-                    change -= powers[s] + powers[t]
-                    wider = _power((dims[t] + columns) / widest, n) - dims_powers[t]
-                    wider += _power((dims[s] - columns) / widest, n) - dims_powers[s]
-                    merit = rate * change + dims_rate * wider
-                    move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, got, NONE
-                    _note(moves, row, s * count, count, merit, move)
-                # against another unit: whole units once, parts of the slowest device's too
-                if part == 4 or (part > 0 and compute[s] < slowest) or goes == NONE:
+            here_ms = compute_ms[s] - (prices[kind, s] - prices[stays, s])
+            columns = units.columns[kind] - units.columns[stays]
+            move[SOURCE], move[UNIT], move[STAYS] = s, u, stays
+            for t in range(len(compute_ms)):
+                if t == s or not units.allowed[lot, t]:
                     continue
-                goes_bytes, gone_bytes = units.memory_bytes[goes], slot_bytes[u]
-                gone_bytes -= units.memory_bytes[stays]
-                for v in range(u + 1 if part == 0 else 0, slots):
-                    t = devices[v]
-                    if t in (NONE, s):
+                v, got = NONE, goes
+                if closed[lot, t]:
+                    if parting == 0:  # cannot be cut
                         continue
-                    here = left + price_at[s, v]
-                    if here > slowest:
-                        continue
-                    there = compute[t] + prices[goes, t] - own_price[v]
-                    if there > slowest or lanes.closed[lane, lot, t]:
-                        continue
-                    if lanes.closed[lane, lots[v], s]:
-                        continue
-                    if lanes.used_bytes[lane, t] + goes_bytes - slot_bytes[v] > units.room_bytes[t]:
-                        continue
-                    if lanes.used_bytes[lane, s] - gone_bytes + slot_bytes[v] > units.room_bytes[s]:
-                        continue
-                    moved = columns - slot_columns[v]
-                    change = _power(here / slowest, n) + _power(there / slowest, n)
-                    change -= powers[s] + powers[t]
-                    wider = _power((dims[t] + moved) / widest, n) - dims_powers[t]
-                    wider += _power((dims[s] - moved) / widest, n) - dims_powers[s]
-                    merit = rate * change + dims_rate * wider
-                    move[TARGET], move[OTHER], move[GOES], move[COMES] = t, v, goes, kinds[v]
-                    _note(moves, row, s * count, count, merit, move)
+                    v = _slot(lots, devices, lot, t)
+                    got = units.of_width[lot, units.columns[kinds[v]] // _STEP + parting]
+                elif part == _PARTS - 1:
+                    continue
+                if got == NONE:
+                    continue
+                met = kinds[v] if v != NONE else NONE
+                there_ms = compute_ms[t] + prices[got, t] - prices[met, t]
+                if compute_ms[t] == 0.0:
+                    there_ms = units.compute_ms[got]
+                more = units.memory_bytes[got] - units.memory_bytes[met]
+                if there_ms > slowest_ms or used_bytes[t] + more > units.room_bytes[t]:
+                    continue
+                change = _power(here_ms / slowest_ms, n) + _power(there_ms / slowest_ms, n)
+                change -= powers[s] + powers[t]
+                wider = _power((dims[t] + columns) / widest, n) - dims_powers[t]
+                wider += _power((dims[s] - columns) / widest, n) - dims_powers[s]
+                move[TARGET], move[OTHER], move[GOES] = t, v, got
+                _note(moves, row, s * count, count, rate * change + dims_rate * wider, move)
+
+
+@njit(cache=True)
+def _slot(lots: IntArray, devices: IntArray, lot: int, device: int) -> int:
+    """Where a lot's unit on a device stands."""
+    for u in range(len(lots)):
+        if devices[u] == device and lots[u] == lot:
+            return u
+    return NONE
+
+
+@njit(cache=True)
+def _note_swaps(
+    units: Units, lanes: Lanes, lane: int, around: _Around, count: int, moves: Moves, row: int
+) -> None:
+    """Units against units of other devices, each pair once; parts of the slowest device's too."""
+    lots, devices, kinds = lanes.lots[lane], lanes.devices[lane], lanes.kinds[lane]
+    compute_ms, dims, prices = lanes.compute_ms[lane], lanes.dims[lane], lanes.prices[lane]
+    used_bytes, closed = lanes.used_bytes[lane], lanes.closed[lane]
+    n, slowest_ms, rate, powers, widest, dims_rate, dims_powers = around
+    # in the order of the inner loop: what units add elsewhere and where they lie, memory, columns
+    price_at, own_price = np.empty((len(compute_ms), len(devices))), np.empty(len(devices))
+    unit_bytes, unit_columns = np.empty_like(kinds), np.empty_like(kinds)
+    for u in range(len(devices)):
+        for d in range(len(compute_ms)):
+            price_at[d, u] = prices[kinds[u], d]
+        own_price[u] = price_at[max(devices[u], 0), u]
+        unit_bytes[u], unit_columns[u] = units.memory_bytes[kinds[u]], units.columns[kinds[u]]
+    move = np.full(7, NONE)
+    for u in range(len(devices)):
+        s, lot = devices[u], lots[u]
+        if s == NONE:
+            continue
+        for part in range(_PARTS - 1):
+            _, goes, stays = _part(units, lot, kinds[u], part)
+            if goes == NONE or (part > 0 and (stays == NONE or compute_ms[s] < slowest_ms)):
+                continue
+            left_ms = compute_ms[s] - (own_price[u] - prices[stays, s])
+            columns = unit_columns[u] - units.columns[stays]
+            goes_bytes = units.memory_bytes[goes]
+            left_bytes = used_bytes[s] - unit_bytes[u] + units.memory_bytes[stays]
+            move[SOURCE], move[UNIT], move[STAYS], move[GOES] = s, u, stays, goes
+            for v in range(u + 1 if part == 0 else 0, len(devices)):
+                t = devices[v]
+                if t in (NONE, s):
+                    continue
+                here_ms = left_ms + price_at[s, v]
+                if here_ms > slowest_ms:
+                    continue
+                there_ms = compute_ms[t] + prices[goes, t] - own_price[v]
+                if there_ms > slowest_ms or closed[lot, t] or closed[lots[v], s]:
+                    continue
+                if used_bytes[t] + goes_bytes - unit_bytes[v] > units.room_bytes[t]:
+                    continue
+                if left_bytes + unit_bytes[v] > units.room_bytes[s]:
+                    continue
+                moved = columns - unit_columns[v]
+                change = _power(here_ms / slowest_ms, n) + _power(there_ms / slowest_ms, n)
+                change -= powers[s] + powers[t]
+                wider = _power((dims[t] + moved) / widest, n) - dims_powers[t]
+                wider += _power((dims[s] - moved) / widest, n) - dims_powers[s]
+                move[TARGET], move[OTHER], move[COMES] = t, v, kinds[v]
+                _note(moves, row, s * count, count, rate * change + dims_rate * wider, move)
 
 
 @njit(cache=True)
