@@ -91,7 +91,9 @@ class Shard(google.protobuf.message.Message):
     row_offset: builtins.int
     """First row."""
     num_rows: builtins.int
-    """Rows; 0 for the empty tail of a row-wise table with fewer rows than devices."""
+    """Rows; 0 for the empty tail of a row-wise table that has too few for all devices. Plans of
+    TorchRec may hold such, those of the server do not.
+    """
     column_offset: builtins.int
     """First column."""
     num_columns: builtins.int

@@ -108,9 +108,11 @@ class _ShardingTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     SHARDING_TYPE_COLUMN_WISE: _ShardingType.ValueType  # 2
     """In column ranges, each on any device."""
     SHARDING_TYPE_ROW_WISE: _ShardingType.ValueType  # 3
-    """In equal row ranges, one on every device of the job."""
+    """In equal row ranges, one on every device of the job. Only tables of so many rows that each
+    device gets one.
+    """
     SHARDING_TYPE_TABLE_ROW_WISE: _ShardingType.ValueType  # 4
-    """In equal row ranges, one on every device of one host."""
+    """In equal row ranges, one on every device of one host; each gets a row."""
     SHARDING_TYPE_DATA_PARALLEL: _ShardingType.ValueType  # 5
     """A copy on every device; gradients are all-reduced. Not trained by the fused optimizer."""
 
@@ -123,9 +125,11 @@ SHARDING_TYPE_TABLE_WISE: ShardingType.ValueType  # 1
 SHARDING_TYPE_COLUMN_WISE: ShardingType.ValueType  # 2
 """In column ranges, each on any device."""
 SHARDING_TYPE_ROW_WISE: ShardingType.ValueType  # 3
-"""In equal row ranges, one on every device of the job."""
+"""In equal row ranges, one on every device of the job. Only tables of so many rows that each
+device gets one.
+"""
 SHARDING_TYPE_TABLE_ROW_WISE: ShardingType.ValueType  # 4
-"""In equal row ranges, one on every device of one host."""
+"""In equal row ranges, one on every device of one host; each gets a row."""
 SHARDING_TYPE_DATA_PARALLEL: ShardingType.ValueType  # 5
 """A copy on every device; gradients are all-reduced. Not trained by the fused optimizer."""
 global___ShardingType = ShardingType
