@@ -20,7 +20,7 @@ from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.checkpoint import Checkpoint
 
 COMMAND = [str(Path(sys.executable).parent / "shardwright-train")]
-QUICK = ["--epochs", "1", "--max-minutes", "0.1", "--no-report"]
+QUICK = ["--epochs", "1", "--max-minutes", "0.02", "--no-report"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

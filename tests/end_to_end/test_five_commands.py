@@ -21,7 +21,7 @@ LESS = {
     "--max-lookups 20000 --repetitions 3 --max-repetitions 3 --max-drift-percent 1000",
     "comm": "--samples 40 --part-size 20 --max-batch-size 512 --max-skew-ms 1 --max-device-dim 64 "
     "--repetitions 2 --max-repetitions 2 --max-drift-percent 1000",
-    "shardwright-train": "--epochs 2 --no-report",
+    "shardwright-train": "--epochs 2 --max-minutes 0.05 --no-report",
     "shardwright-server": "--port 0 --metrics-port 0",
 }
 """Options added to a command that has the word; later ones win."""

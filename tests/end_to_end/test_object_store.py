@@ -26,7 +26,7 @@ def test_worker_trainer_registry_and_server_share_only_a_bucket(
     run("shardwright-worker", "compute", *device, "--samples", "80", "--part-size", "40")
     run("shardwright-worker", "comm", *device, "--samples", "40")
 
-    quick = ("--epochs", "1", "--max-minutes", "0.05", "--json")
+    quick = ("--epochs", "1", "--max-minutes", "0.02", "--json")
     trained = run("shardwright-train", "--data", data, "--out", bundles, "--version", "a", *quick)
     manifest = json.loads(trained.stdout)["manifest"]
     assert manifest["num_compute_measurements"] == 80
