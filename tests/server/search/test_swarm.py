@@ -148,6 +148,9 @@ def test_lanes_are_what_they_were_made_of():
     for mine, its in (("compute_ms", "compute_ms"), ("dims", "dims"), ("used_bytes", "used_bytes")):
         np.testing.assert_allclose(getattr(lanes, mine)[0], getattr(a, its), rtol=1e-6)
     np.testing.assert_array_equal(lanes.closed[0], a.closed)
+    copied = [spread.all_reduce_bytes for spread in a.spreads.values()]
+    (all_reduce_ms,) = book.evaluator.all_reduce_ms(np.array([sum(copied)]))
+    assert lanes.all_reduce_ms[0] == all_reduce_ms > 0
     # nearly, see Swarm.cost_ms
     assert cost_ms(lanes, 0) == pytest.approx(a.cost_ms, rel=3e-2)
     some = lane_book.some(lane_book.lanes(slots.chosen([0, 0, 0])), np.array([2, 0]))
@@ -162,12 +165,16 @@ def repacked(book, a, seed, count=48):
     return [lane_book.assignment(found, lane) for lane in range(len(found.lots))]
 
 
-@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("begin", ["whole", "cut", "spread"])
 @pytest.mark.parametrize("seed", range(4))
-def test_repacked_plans_are_legal_and_of_many_kinds(seed, spread):
+def test_repacked_plans_are_legal_and_of_many_kinds(seed, begin):
     task = two_hosts(seed, tables=(6, 14))
     book = book_of(task)
-    a = with_spreads(book) if spread else scattered(book, 1, seed).assignment(0)
+    if begin == "cut":
+        a = search_start(book, halvings=9)
+        assert len(a.lots) > len(book.lots)
+    else:
+        a = with_spreads(book) if begin == "spread" else scattered(book, 1, seed).assignment(0)
     plans = [found.to_plan() for found in repacked(book, a, seed)]
     assert len(plans) == 48
     kinds = set()
@@ -206,9 +213,9 @@ def test_what_is_repacked_keeps_memory_and_constraints(seed):
         check_constraints(way.to_plan(), task, EVERYTHING)
 
 
-def search_start(book):
-    """A greedy assignment of the coarsest cuts."""
-    cuts = Cutter(book, columns_only=True).cuts
+def search_start(book, halvings=0):
+    """A greedy assignment of the coarsest cuts, or halved ones."""
+    cuts = Cutter(book, columns_only=True).halvings(1, halvings + 1)[-1]
     return construct(book, [Lane(cuts, 9.0)], 1, lambda: None)[0]
 
 
