@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from shardwright.domain import COLUMN_MULTIPLE
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.lanes import (
     COMES,
@@ -35,8 +36,8 @@ from shardwright_server.search.lanes import (
 from shardwright_server.search.lots import BoolArray
 from shardwright_server.search.pieces import Float64Array, IntArray
 
-_STEP = 4
-"""Columns: `COLUMN_MULTIPLE`."""
+_STEP = COLUMN_MULTIPLE
+"""Columns."""
 _PARTS = 5
 """All of a unit, a quarter, a half and three quarters of it, and the least, which only goes to
 where the lot has a unit."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from shardwright.domain import COLUMN_MULTIPLE
 from shardwright_server.search.kernels import cost_ms
 from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook, Slots
 from shardwright_server.search.lanes import NONE, Lanes, Spreads, Units
@@ -27,8 +28,8 @@ _NOISES = np.array([0.0, 0.15, 0.5])
 _MOST_EMPTIED = 5
 _MOST_RECUT = 3
 """Devices emptied and lots cut in another way, at most."""
-_STEP = 4
-"""Columns: `COLUMN_MULTIPLE`."""
+_STEP = COLUMN_MULTIPLE
+"""Columns."""
 _STAYS, _MOVES, _REPLACED = range(3)
 """What becomes of a unit: it lies where it lay, is placed again, or another cut replaces it."""
 
