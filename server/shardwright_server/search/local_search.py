@@ -176,6 +176,8 @@ class _LocalSearch:
                 firsts.append(Greedy(book, [Start.of(packed)], check))
         lane_book = LaneBook(book)
         repacker = Repacker(lane_book, self._options.seed)
+        # what comes last, the packed one, is gone on from even where it is dearer: tight plans end
+        # cheaper, now and then by a third
         for first in firsts:
             if placed := first.by_cost():
                 latest = self._swarm(lane_book, lane_book.placed(first, placed), _FIRST_SWARM_STEPS)
