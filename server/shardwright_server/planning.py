@@ -81,8 +81,7 @@ def plan(
 
     def improved(better: ShardingPlan) -> None:
         nonlocal least_ms
-        if on_improvement is None:
-            return
+        assert on_improvement is not None
         result = planner.improvement(better)
         # merging a table's pieces on a device may change costs, so that a plan is no better after
         if result.cost_ms < least_ms:
@@ -90,7 +89,7 @@ def plan(
             on_improvement(result)
 
     found = SEARCHES[request.options.algorithm](
-        planner.evaluator, request.options, budget, improved
+        planner.evaluator, request.options, budget, improved if on_improvement else None
     )
     return planner.result(found.plan, found.stopped_by)
 

@@ -8,16 +8,18 @@ from shardwright.domain import PlanRequest, SearchOptions, ShardingType
 from shardwright_costmodel.registry import DEFAULT_BUNDLES_URL, Registry
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_server import planning
-from shardwright_server.search import greedy, kernels
+from shardwright_server.search import baselines, objective, placing, proposals, repack, sums, taking
 from shardwright_server.warm_up import warm_up
 
 ENTRIES = (
-    greedy._find_devices,
-    kernels.cost_ms,
-    kernels.device_sums,
-    kernels.promising,
-    kernels.sums_after,
-    kernels.take_best,
+    baselines.place_by_score,
+    objective.costs_ms,
+    placing._place,
+    proposals.propose,
+    repack._repack,
+    sums.device_sums,
+    sums.sum_up,
+    taking.take_best,
 )
 """Loops that Python calls; they bring the others."""
 

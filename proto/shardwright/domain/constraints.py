@@ -25,11 +25,13 @@ def allowed_sharding_types(
     if table.constraints.colocation_group:
         return (ShardingType.TABLE_WISE,)
     types = table.constraints.sharding_types or options.sharding_types
-    return tuple(kind for kind in types if kind not in BY_ROWS or _by_rows(kind, table, cluster))
+    return tuple([kind for kind in types if _possible(kind, table, cluster)])
 
 
-def _by_rows(kind: ShardingType, table: EmbeddingTable, cluster: Cluster) -> bool:
-    """Whether a table may be cut in rows at all, and each of its equal blocks gets a row."""
+def _possible(kind: ShardingType, table: EmbeddingTable, cluster: Cluster) -> bool:
+    """Whether, if it is cut in rows, it may be, and each of its equal blocks gets a row."""
+    if kind is not ShardingType.ROW_WISE and kind is not ShardingType.TABLE_ROW_WISE:
+        return True
     parts = cluster.num_devices if kind is ShardingType.ROW_WISE else cluster.devices_per_host
     block = -(-table.num_embeddings // parts)
     return table.pooling_mode is not PoolingMode.MEAN and (parts - 1) * block < table.num_embeddings
@@ -58,12 +60,13 @@ def _check_types(
 ) -> None:
     cluster = problem.cluster
     types = allowed_sharding_types(table, options, cluster)
-    if not checks.require(
-        bool(types),
-        "sharding_types",
-        f"allow table {table.name!r} to be cut in rows only, and {_why_not_by_rows(table)}; "
-        "allow table_wise or column_wise",
-    ):
+    if not types:
+        checks.require(
+            False,
+            "sharding_types",
+            f"allow table {table.name!r} to be cut in rows only, and {_why_not_by_rows(table)}; "
+            "allow table_wise or column_wise",
+        )
         return
     named = table.constraints.devices or table.constraints.excluded_devices
     if not named and ShardingType.TABLE_WISE in types:
@@ -152,23 +155,20 @@ def check_constraints(plan: ShardingPlan, problem: ShardingProblem, options: Sea
         kind = sharding_type(table, shards, problem.cluster)
         types = allowed_sharding_types(table, options, problem.cluster)
         field = f"tables[{i}].constraints"
-        checks.require(
-            not _alike(kind, problem).isdisjoint(types),
-            f"{field}.sharding_types",
-            f"allow {[allowed.value for allowed in types]}, got {kind.value}",
-        )
+        if kind not in types and _alike(kind, problem).isdisjoint(types):
+            checks.require(
+                False,
+                f"{field}.sharding_types",
+                f"allow {[allowed.value for allowed in types]}, got {kind.value}",
+            )
+        least = table.constraints.min_column_width if kind is ShardingType.COLUMN_WISE else 0
         for shard in shards:
-            checks.require(
-                table.constraints.allows_device(shard.device),
-                f"{field}.devices",
-                f"do not allow device {shard.device}",
-            )
-            checks.require(
-                kind is not ShardingType.COLUMN_WISE
-                or shard.num_columns >= table.constraints.min_column_width,
-                f"{field}.min_column_width",
-                f"is {table.constraints.min_column_width}, got {shard.num_columns}",
-            )
+            if not table.constraints.allows_device(shard.device):
+                checks.require(False, f"{field}.devices", f"do not allow device {shard.device}")
+            if shard.num_columns < least:
+                checks.require(
+                    False, f"{field}.min_column_width", f"is {least}, got {shard.num_columns}"
+                )
     for group, members in colocation_groups(problem.tables).items():
         devices = {plan.by_table[problem.tables[i].name][0].device for i in members}
         checks.require(

@@ -79,6 +79,8 @@ class Checks:
 
     def require_int(self, value: object, field: str, low: int, high: int, hint: str = "") -> bool:
         """Requires an int (not a bool) in `[low, high]`."""
+        if type(value) is int and low <= value <= high:
+            return True  # no message is made for the many that are right
         is_int = isinstance(value, int) and not isinstance(value, bool)
         return self.require(
             is_int and low <= value <= high,  # type: ignore[operator]
@@ -88,9 +90,10 @@ class Checks:
 
     def require_positive(self, value: object, field: str, high: float, hint: str = "") -> bool:
         """Requires a finite number in `(0, high]`."""
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= high
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= high:
+            return True
         return self.require(
-            ok, field, f"must be a number above 0 and at most {high:g}, got {value!r:.80}{hint}"
+            False, field, f"must be a number above 0 and at most {high:g}, got {value!r:.80}{hint}"
         )
 
     def extend(self, violations: Iterable[Violation], prefix: str) -> None:

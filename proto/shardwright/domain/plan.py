@@ -67,11 +67,12 @@ def sharding_type(
     checks = Checks()
     checks.require(bool(shards), "", f"table {table.name!r} has no shard; every table needs one")
     for shard in shards:
-        checks.require(
-            shard.device < cluster.num_devices,
-            "device",
-            f"must be below num_devices ({cluster.num_devices}), got {shard.device}",
-        )
+        if shard.device >= cluster.num_devices:
+            checks.require(
+                False,
+                "device",
+                f"must be below num_devices ({cluster.num_devices}), got {shard.device}",
+            )
     checks.raise_if_any(IllegalPlanError)
     if _is_data_parallel(table, shards, cluster):
         return ShardingType.DATA_PARALLEL
@@ -93,7 +94,7 @@ def _is_data_parallel(table: EmbeddingTable, shards: tuple[Shard, ...], cluster:
     """Whether every device of a job of several has a whole copy."""
     whole = (0, table.num_embeddings, 0, table.embedding_dim)
     return (
-        cluster.num_devices > 1
+        1 < cluster.num_devices == len(shards)
         and sorted(s.device for s in shards) == list(range(cluster.num_devices))
         and all((s.row_offset, s.num_rows, s.column_offset, s.num_columns) == whole for s in shards)
     )
@@ -103,18 +104,20 @@ def _check_columns(table: EmbeddingTable, shards: tuple[Shard, ...]) -> None:
     checks = Checks()
     covered = 0
     for shard in sorted(shards, key=lambda s: s.column_offset):
-        checks.require(
-            shard.num_columns % COLUMN_MULTIPLE == 0,
-            "num_columns",
-            f"must be a multiple of {COLUMN_MULTIPLE}, got {shard.num_columns} "
-            f"in table {table.name!r}",
-        )
-        checks.require(
-            shard.column_offset == covered,
-            "column_offset",
-            f"shards of table {table.name!r} must follow one another without gap or overlap: "
-            f"expected {covered}, got {shard.column_offset}",
-        )
+        if shard.num_columns % COLUMN_MULTIPLE:
+            checks.require(
+                False,
+                "num_columns",
+                f"must be a multiple of {COLUMN_MULTIPLE}, got {shard.num_columns} "
+                f"in table {table.name!r}",
+            )
+        if shard.column_offset != covered:
+            checks.require(
+                False,
+                "column_offset",
+                f"shards of table {table.name!r} must follow one another without gap or overlap: "
+                f"expected {covered}, got {shard.column_offset}",
+            )
         covered = shard.column_offset + shard.num_columns
     checks.require(
         covered == table.embedding_dim,
@@ -123,13 +126,14 @@ def _check_columns(table: EmbeddingTable, shards: tuple[Shard, ...]) -> None:
         f"got {covered}",
     )
     for device, widths in _widths_per_device(shards).items():
-        checks.require(
-            len(widths) == 1,
-            "num_columns",
-            f"shards of table {table.name!r} on one device must be equally wide (TorchRec takes "
-            f"all of them to be as wide as the first), got {sorted(widths)} on device {device}; "
-            "make them one shard",
-        )
+        if len(widths) > 1:
+            checks.require(
+                False,
+                "num_columns",
+                f"shards of table {table.name!r} on one device must be equally wide (TorchRec "
+                f"takes all of them to be as wide as the first), got {sorted(widths)} on device "
+                f"{device}; make them one shard",
+            )
     checks.raise_if_any(IllegalPlanError)
 
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numba import njit
 
 from shardwright.domain import Baseline, EmbeddingTable, ShardingProblem
 from shardwright_server.search.cost import Layout, PlanEvaluator
@@ -51,7 +52,8 @@ def baselines(
     Args:
         evaluator: Of the problem.
         seed: Of the random placement.
-        on_step: Called before each table is placed; may raise to stop.
+        on_step: Called before each heuristic, and before each table of the random one; may raise to
+            stop.
     """
     problem = evaluator.problem
     tables = np.array(evaluator.catalog.whole_tables(), dtype=np.int64)
@@ -78,19 +80,34 @@ def _greedy(
     on_step: Callable[[], None],
 ) -> IntArray:
     """The device of each table, `[tables] int64`; empty when a table finds no room."""
+    on_step()
     devices = np.empty(len(scores), dtype=np.int64)
-    free_bytes = memory_bytes.copy()
-    score_sums = np.zeros(len(free_bytes))
-    for table in np.argsort(-scores, kind="stable"):
-        on_step()
-        fits = np.flatnonzero(free_bytes >= table_bytes[table])
-        if not len(fits):
-            return devices[:0]
-        device = fits[score_sums[fits].argmin()]  # the lowest device on ties
-        free_bytes[device] -= table_bytes[table]
-        score_sums[device] += scores[table]
-        devices[table] = device
-    return devices
+    order = np.argsort(-scores, kind="stable")
+    found = place_by_score(scores, order, table_bytes, memory_bytes, devices)
+    return devices if found else devices[:0]
+
+
+@njit(cache=True)
+def place_by_score(
+    scores: Float64Array,
+    order: IntArray,
+    table_bytes: IntArray,
+    memory_bytes: IntArray,
+    devices: IntArray,
+) -> bool:
+    """Fills the device of each table: the lowest on ties; False when a table finds no room."""
+    free_bytes, sums = memory_bytes.copy(), np.zeros(len(memory_bytes))
+    for table in order:
+        best = -1
+        for d in range(len(sums)):
+            if free_bytes[d] >= table_bytes[table] and (best < 0 or sums[d] < sums[best]):
+                best = d
+        if best < 0:
+            return False
+        free_bytes[best] -= table_bytes[table]
+        sums[best] += scores[table]
+        devices[table] = best
+    return True
 
 
 def _random(

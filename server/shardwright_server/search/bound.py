@@ -113,8 +113,13 @@ def lower_bound_ms(
         float(_floor_ms(cost_model, devices).max()), _busiest_device_ms(cost_model, work)
     )
 
+    known_ms: dict[float, float] = {}
+
     def transfer_ms(dims: Float64Array) -> float:
-        return _transfer_ms(evaluator, work, dims, cost_model)
+        least = _least_dims(evaluator, work, dims)
+        if least not in known_ms:
+            known_ms[least] = _transfer_ms(evaluator, work, least, cost_model)
+        return known_ms[least]
 
     bound_ms = compute_ms + transfer_ms(work.dims)
     on_step()
@@ -220,11 +225,11 @@ def _busiest_device_ms(cost_model: CostModel, work: LeastWork) -> float:
 
 
 def _transfer_ms(
-    evaluator: PlanEvaluator, work: LeastWork, dims: Float64Array, cost_model: CostModel
+    evaluator: PlanEvaluator, work: LeastWork, least_dims: float, cost_model: CostModel
 ) -> float:
-    """Forward and backward transfers at the least mean of dims, and a fixed all-reduce."""
+    """Forward and backward transfers at the least sum of dims, and a fixed all-reduce."""
     cluster = evaluator.problem.cluster
-    mean_dim = _least_dims(evaluator, work, dims) / cluster.num_devices
+    mean_dim = least_dims / cluster.num_devices
     even = np.full((1, cluster.num_devices), (1.0 - SUM_SLACK) * mean_dim)
     batch = evaluator.problem.global_batch_size
     features = comm_features(even, cluster.devices_per_host, batch)[:, 0]

@@ -152,6 +152,8 @@ class PlanEvaluator:
 
     def all_reduce_ms(self, num_bytes: IntArray) -> Float64Array:
         """One all-reduce of all gradients of a plan, `[p] -> [p]`; exactly 0 for none."""
+        if not num_bytes.any():
+            return np.zeros(len(num_bytes))
         cluster = self.problem.cluster
         features = np.empty((len(num_bytes), 3), dtype=np.float32)
         features[:, 0] = cluster.num_devices

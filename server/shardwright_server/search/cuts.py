@@ -51,30 +51,41 @@ class Cutter:
 
     Args:
         book: The lots.
-        columns_only: Whether lots that can have units are never spread.
 
     Attributes:
         cuts: The cuts so far; in the beginning as few as constraints and memory allow.
     """
 
-    def __init__(self, book: LotBook, *, columns_only: bool) -> None:
+    def __init__(self, book: LotBook) -> None:
         self._book = book
-        self._columns_only = columns_only
         self._evaluator = book.evaluator
-        self._coarsest = [self.least(lot) for lot in range(len(book.lots))]
-        self.cuts: Cuts = list(self._coarsest)
-        self._total_encoding: Float64Array = np.zeros(book.catalog.encodings.shape[1])
-        self._total_dim = 0.0
-        for cut in self.cuts:
-            encoding, dim = self._weight(cut)
-            self._total_encoding += encoding
-            self._total_dim += dim
-        self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
+        self._coarsest = [self._least(lot) for lot in range(len(book.lots))]
+        kinds = np.array([kind for cut in self._coarsest for kind in cut.kinds], dtype=np.int64)
+        counts = np.array([len(cut.kinds) for cut in self._coarsest])
+        copies = np.repeat([cut.devices for cut in self._coarsest], counts)
+        starts = np.cumsum(counts) - counts
+        catalog = book.catalog
+        self._first_encoding: Float64Array = catalog.encodings[kinds].T.astype(np.float64) @ copies
+        self._first_dim = float(catalog.num_columns[kinds] @ copies)
+        self._first_alone_ms = np.maximum.reduceat(catalog.compute_ms[kinds], starts)
+        self._first_bytes = np.maximum.reduceat(catalog.memory_bytes[kinds], starts)
         self._transfers = self._transfer_curve()
-        self._alone_ms = np.array([self._largest_ms(cut) for cut in self.cuts])
+        self.begin(columns_only=False)
+
+    def begin(self, *, columns_only: bool) -> None:
+        """Begins anew from the coarsest cuts.
+
+        Args:
+            columns_only: Whether lots that can have units are never spread from now on.
+        """
+        self._columns_only = columns_only
+        self.cuts: Cuts = list(self._coarsest)
+        self._total_encoding, self._total_dim = self._first_encoding, self._first_dim
+        self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
+        self._alone_ms = self._first_alone_ms.copy()
         self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
 
-    def least(self, lot: int) -> Cut:
+    def _least(self, lot: int) -> Cut:
         """The coarsest cut that constraints and the memory of the largest allowed device permit."""
         book, facts = self._book, self._book.lots[lot]
         largest = int(self._evaluator.memory_bytes[book.allowed[lot]].max())
@@ -103,8 +114,7 @@ class Cutter:
             dearest: How many of the dearest, each after each of the former.
         """
         cuts = list(self._coarsest)
-        bytes_of = np.array([self._largest_bytes(cut) for cut in cuts])
-        ms_of = np.array([self._largest_ms(cut) for cut in cuts])
+        bytes_of, ms_of = self._first_bytes.astype(np.float64), self._first_alone_ms.copy()
         found: list[Cuts] = []
         for _ in range(largest):
             branch, branch_ms_of = list(cuts), ms_of.copy()
@@ -113,6 +123,21 @@ class Cutter:
                 self._halve(branch, branch_ms_of, self._largest_ms)
             lot = self._halve(cuts, bytes_of, self._largest_bytes)
             ms_of[lot] = self._largest_ms(cuts[lot])
+        return found
+
+    def spreadings(self, cuts: Cuts, most: int) -> list[Cuts]:
+        """Cuts with the 1, 2, ... dearest lots spread, by their largest units, in their first way.
+
+        Args:
+            cuts: Ways to begin with.
+            most: How many are spread at most.
+        """
+        able = [i for i, lot in enumerate(self._book.lots) if lot.spreads and not cuts[i].spread]
+        able.sort(key=lambda lot: -self._largest_ms(cuts[lot]))
+        found, now = [], list(cuts)
+        for lot in able[:most]:
+            now[lot] = self.spread(lot, self._book.lots[lot].spreads[0])
+            found.append(list(now))
         return found
 
     def _halve(self, cuts: Cuts, heaviest: Float64Array, weigh: Callable[[Cut], float]) -> int:
@@ -225,6 +250,6 @@ class Cutter:
 
     def _transfer_curve(self) -> tuple[Float64Array, Float64Array]:
         """Totals of dims, from uncut to everything row-wise, and the transfers at their means."""
-        totals = np.linspace(1.0, self._book.num_devices, _CURVE_POINTS) * max(1.0, self._total_dim)
+        totals = np.linspace(1.0, self._book.num_devices, _CURVE_POINTS) * max(1.0, self._first_dim)
         means = totals / self._book.num_devices
         return totals, self._evaluator.transfer_ms(means, means, means).sum(axis=1)

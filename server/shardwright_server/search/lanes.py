@@ -6,6 +6,7 @@ the tables of `Units` end with an entry of zeros, which is what -1 selects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -123,6 +124,37 @@ class Spreads(NamedTuple):
         return Spread(*(int(field[way]) for field in self[1:]))
 
 
+class Slots(NamedTuple):
+    """What lies where, in `k` assignments: what lanes are made of.
+
+    Attributes:
+        lots: `[k, u] int64`.
+        kinds: `[k, u] int64`, catalog ids.
+        devices: `[k, u] int64`; a free slot has NONE.
+        spreads: `[k, lots] int64`, as in `Lanes`.
+    """
+
+    lots: IntArray
+    kinds: IntArray
+    devices: IntArray
+    spreads: IntArray
+
+    @classmethod
+    def empty(cls, count: int, slots: int, lots: int) -> Slots:
+        """With all slots free and nothing spread."""
+        shape = count, slots
+        return cls(
+            np.zeros(shape, dtype=np.int64),
+            np.zeros(shape, dtype=np.int64),
+            np.full(shape, NONE, dtype=np.int64),
+            np.full((count, lots), NONE, dtype=np.int64),
+        )
+
+    def chosen(self, rows: Sequence[int] | IntArray) -> Slots:
+        """Some of them, copied."""
+        return Slots(*(field[rows] for field in self))
+
+
 class Lanes(NamedTuple):
     """Assignments on their way, one a lane; compiled loops change them in place.
 
@@ -136,10 +168,10 @@ class Lanes(NamedTuple):
         used_bytes: `[k, w] int64`.
         dims: `[k, w] int64`.
         closed: `[k, lots, w] bool`, where a lot may get no unit: not allowed, or one is there.
-        prices: `[k, ids + 1, w] float32`, what a unit adds to the computation of a device, ms, by
-            slopes around what the device held when they were taken.
-        transfers_ms: `[curves, steps] float32`, see `TransferCurves`.
-        curve: `[k] int64`, the curve of each lane.
+        prices: `[ids + 1, w] float32`, what a unit adds to the computation of a device, ms, in any
+            lane (`slopes`); zeros until they are taken.
+        transfers_ms: `[k, POINTS] float32`, see `TransferCurves`.
+        mean_dims: `[k] float64`, where those begin.
         all_reduce_ms: `[k] float64`, of data-parallel lots.
     """
 
@@ -154,7 +186,7 @@ class Lanes(NamedTuple):
     closed: BoolArray
     prices: FloatArray
     transfers_ms: FloatArray
-    curve: IntArray
+    mean_dims: Float64Array
     all_reduce_ms: Float64Array
 
 

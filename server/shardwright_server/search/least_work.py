@@ -19,10 +19,10 @@ from shardwright.domain import (
     ShardingType,
     allowed_sharding_types,
 )
-from shardwright_costmodel.features import NUM_COLUMNS_INDEX, FloatArray
+from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cost_model import CostModel
-from shardwright_server.search.pieces import Float64Array, IntArray, Piece
+from shardwright_server.search.pieces import MOST_KINDS, Float64Array, IntArray, Piece
 from shardwright_server.search.reach import Reach, Reaches
 from shardwright_server.search.ways import BoolArray, Columns, Spread, Way, cut_rods
 
@@ -139,6 +139,8 @@ class _Collector:
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
         self._ways: list[Way] | None = []
         self._kept_rows = 0
+        units = sum(table.embedding_dim // COLUMN_MULTIPLE for table in tables)
+        self._kept_in_catalog = units <= MOST_KINDS
         self._busiest: list[FloatArray] = []
         self._busiest_tables: list[IntArray] = []
 
@@ -217,22 +219,26 @@ class _Collector:
         allowed: BoolArray | None = None,
     ) -> None:
         """A way that puts the same piece on a number of devices."""
+        tables = self._problem.tables
         if allowed is None:
             allowed = np.array([kind in types for types in self._types])
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
             self._on_step()
             parts = {"copies": devices} if copies else {"row_parts": devices}
-            encodings = self._cost_model.encode(self._features(indices, **parts))
+            encodings = self._encode(
+                [Piece(i, tables[i].embedding_dim, **parts) for i in indices.tolist()]
+            )
             self._keep(Spread(indices, encodings[:, None], devices, copies))
             self._total[indices] = np.minimum(self._total[indices], encodings * devices)
             self._add_busiest(indices, encodings)
 
-    def _features(self, indices: IntArray, **parts: int) -> FloatArray:
-        """Raw features of full-width pieces, `[n, len(SHARD_COLUMNS)] float32`."""
-        tables = self._problem.tables
-        return self._evaluator.catalog.features(
-            [Piece(int(i), tables[i].embedding_dim, **parts) for i in indices]
-        )
+    def _encode(self, pieces: list[Piece]) -> FloatArray:
+        """Encodings of pieces, `[n, e]`; the catalog keeps them, unless they are too many."""
+        catalog = self._evaluator.catalog
+        if self._kept_in_catalog:
+            ids = catalog.ids(pieces)
+            return catalog.encodings[ids]
+        return self._cost_model.encode(catalog.features(pieces))
 
     def _add_busiest(self, indices: IntArray, encodings: FloatArray) -> None:
         possible = np.isfinite(encodings).all(axis=1)
@@ -271,16 +277,15 @@ class _Collector:
         """
         self._on_step()
         units = int(widths[-1])
-        features = np.repeat(self._features(indices)[:, None], len(widths), axis=1)
-        features[:, :, NUM_COLUMNS_INDEX] = COLUMN_MULTIPLE * widths
-        encoded = self._cost_model.encode(features.reshape(-1, features.shape[2]))
+        columns = (COLUMN_MULTIPLE * widths).tolist()
+        encoded = self._encode([Piece(i, width) for i in indices.tolist() for width in columns])
         encoded = encoded.reshape(len(indices), len(widths), -1)
         fitting = np.array([self._fitting_units(int(i)) for i in indices])
         allowed = widths <= fitting[:, None]
         allowed[:, -1] &= [ShardingType.TABLE_WISE in self._types[i] for i in indices]
-        columns = Columns(indices, encoded, widths, allowed)
-        self._keep(columns)
-        cheapest = columns.pieces(encoded, allowed)
+        way = Columns(indices, encoded, widths, allowed)
+        self._keep(way)
+        cheapest = way.pieces(encoded, allowed)
         if least:
             cheapest = cut_rods(cheapest)
         self._total[indices] = np.minimum(self._total[indices], cheapest[:, -1])

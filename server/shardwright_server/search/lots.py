@@ -22,11 +22,9 @@ from shardwright.domain import (
     colocation_groups,
 )
 from shardwright_server.search.cost import PlanEvaluator, gradient_bytes
-from shardwright_server.search.pieces import IntArray, Piece
+from shardwright_server.search.pieces import MOST_KINDS, IntArray, Piece
 
 BoolArray = npt.NDArray[np.bool_]
-
-_MOST_KINDS = 50_000
 
 SPREADS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE, ShardingType.DATA_PARALLEL)
 
@@ -99,7 +97,6 @@ class LotBook:
         wholes = self.catalog.whole_tables()
         self._units: dict[tuple[int, int], int] = {}
         self._spreads: dict[tuple[int, ShardingType], int] = {}
-        self._parts: dict[int, tuple[list[int], list[int]]] = {}
         groups = {members[0]: members for members in colocation_groups(problem.tables).values()}
         grouped = {i for members in groups.values() for i in members}
         members = [
@@ -131,7 +128,7 @@ class LotBook:
             if lot.cut
             for width in range(lot.min_width, lot.columns, COLUMN_MULTIPLE)
         ]
-        if len(widths) + len(spreads) > _MOST_KINDS:
+        if len(widths) + len(spreads) > MOST_KINDS:
             return
         pieces = [Piece(self.lots[i].tables[0], width) for i, width in widths]
         pieces += [self._spread_piece(i, kind) for i, kind in spreads]
@@ -237,64 +234,6 @@ class LotBook:
             return Spread(piece, 0, self.num_devices)
         table = self.evaluator.problem.tables[self.lots[lot].tables[0]]
         return Spread(piece, 0, self.num_devices, gradient_bytes(table))
-
-    def parts(self, lots: list[int], kinds: list[int]) -> tuple[IntArray, IntArray, IntArray]:
-        """What units can give away: all of them, or column parts.
-
-        Returns:
-            Position of the unit, catalog id of what goes, and of what stays (-1: nothing).
-        """
-        for lot, kind in zip(lots, kinds, strict=True):
-            if kind not in self._parts:
-                self._parts[kind] = self._kind_parts(lot, kind)
-        rows, goes, stays = [], [], []
-        for row, kind in enumerate(kinds):
-            kind_goes, kind_stays = self._parts[kind]
-            rows += [row] * len(kind_goes)
-            goes += kind_goes
-            stays += kind_stays
-        return np.array(rows, np.int64), np.array(goes, np.int64), np.array(stays, np.int64)
-
-    def _kind_parts(self, lot: int, kind: int) -> tuple[list[int], list[int]]:
-        facts = self.lots[lot]
-        width = int(self.catalog.num_columns[kind])
-        parts = _parts(width, facts.min_width) if facts.cut else []
-        ids = self.units((lot, w) for part in parts for w in part)
-        return [kind, *ids[0::2]], [-1, *ids[1::2]]
-
-    def shifts(
-        self, lots: list[int], kinds: list[int], others: list[int]
-    ) -> tuple[IntArray, IntArray, IntArray]:
-        """What pairs of units of a lot can become when columns go from the first to the other.
-
-        Returns:
-            Position of the pair; catalog ids of the other unit after it, and of the first (-1:
-            nothing is left of it).
-        """
-        columns = self.catalog.num_columns
-        rows: list[int] = []
-        wanted: list[tuple[int, int]] = []
-        for row, (lot, kind, other) in enumerate(zip(lots, kinds, others, strict=True)):
-            mine, theirs, facts = int(columns[kind]), int(columns[other]), self.lots[lot]
-            most = mine if facts.whole or mine + theirs < facts.columns else 0
-            half = mine // (2 * COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-            for shifted in sorted({COLUMN_MULTIPLE, half, most} - {0}):
-                if shifted == most or mine - shifted >= facts.min_width:
-                    rows.append(row)
-                    wanted += [(lot, theirs + shifted), (lot, mine - shifted)]
-        ids = iter(self.units(key for key in wanted if key[1]))
-        found = np.array([next(ids) if key[1] else -1 for key in wanted], np.int64).reshape(-1, 2)
-        return np.array(rows, dtype=np.int64), found[:, 0], found[:, 1]
-
-
-def _parts(columns: int, least: int) -> list[tuple[int, int]]:
-    """Cuts in two, of a quarter, a half and three quarters; multiples of 4."""
-    found: list[tuple[int, int]] = []
-    for quarters in (1, 2, 3):
-        part = columns * quarters // (4 * COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        if least <= part <= columns - least and (part, columns - part) not in found:
-            found.append((part, columns - part))
-    return found
 
 
 def even_widths(columns: int, parts: int) -> list[int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shardwright.domain import COLUMN_MULTIPLE, ShardingType
-from shardwright_server.search.assignment import Assignment, Unit
+from shardwright_server.search.assignment import Assignment
 from shardwright_server.search.lots import BoolArray, LotBook, Spread
 from shardwright_server.search.pieces import IntArray
 
@@ -53,7 +53,7 @@ def pack(book: LotBook, seed: int, on_step: Callable[[], None]) -> Assignment | 
         packer = _Packer(book, to_spread, drawn if noise else None)
         misfit = packer.pack(_order(book, drawn, noise))
         if misfit is None:
-            return Assignment(book, packer.units(), packer.spreads)
+            return packer.assignment()
         first = first or misfit
     assert first is not None
     return first
@@ -129,11 +129,12 @@ class _Packer:
                 return Misfit(lot, left)
         return None
 
-    def units(self) -> list[Unit]:
-        """The units packed."""
-        keys = list(self._placed)
-        kinds = self._book.units((lot, self._placed[lot, device]) for lot, device in keys)
-        return [Unit(lot, kind, device) for (lot, device), kind in zip(keys, kinds, strict=True)]
+    def assignment(self) -> Assignment:
+        """What was packed."""
+        lots, devices = np.array(list(self._placed), dtype=np.int64).reshape(-1, 2).T
+        widths = list(self._placed.values())
+        kinds = self._book.units(zip(lots.tolist(), widths, strict=True))
+        return Assignment(self._book, lots, np.array(kinds, dtype=np.int64), devices, self.spreads)
 
     def _bytes(self, lot: int, columns: int) -> int:
         facts = self._book.lots[lot]

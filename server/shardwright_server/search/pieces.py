@@ -20,6 +20,9 @@ from shardwright_server.search.cost_model import CostModel
 IntArray = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
+MOST_KINDS = 50_000
+"""Of problems with more column widths and ways to spread, only those that are met are kept."""
+
 _NUM_ROWS_INDEX = SHARD_COLUMNS.index("num_rows")
 _POOLING_INDEX = SHARD_COLUMNS.index("pooling_factor")
 _BATCH_INDEX = SHARD_COLUMNS.index("global_batch_size")

@@ -1,7 +1,8 @@
 """Repacking: a few devices are emptied and filled again, in many ways.
 
 Each way takes the units off the slowest or widest device and some others, cuts a few of the lots
-that were there in another way, and places all of it greedily again, where computation is cheapest
+that were there in another way (the first ways: spreads one of the dearest lots, or one no more),
+and places all of it greedily again, where computation is cheapest
 by slopes around the assignment it began with. Changes of several lots at once lead out of the
 optima that single moves end in, above all where memory is tight.
 """
@@ -14,12 +15,11 @@ import numpy as np
 from numba import njit
 
 from shardwright.domain import COLUMN_MULTIPLE
-from shardwright_server.search.kernels import cost_ms
-from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook, Slots
-from shardwright_server.search.lanes import NONE, Lanes, Spreads, Units
+from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook
+from shardwright_server.search.lanes import NONE, Lanes, Slots, Spreads, Units
 from shardwright_server.search.lots import BoolArray
+from shardwright_server.search.objective import cost_ms
 from shardwright_server.search.pieces import Float64Array, IntArray
-from shardwright_server.search.slopes import take_slopes
 
 _CAPS = np.array([1.05, 1.15, 1.3, 1.6])
 """On the sum of dims of a device, in multiples of the mean."""
@@ -28,6 +28,10 @@ _NOISES = np.array([0.0, 0.15, 0.5])
 _MOST_EMPTIED = 5
 _MOST_RECUT = 3
 """Devices emptied and lots cut in another way, at most."""
+_MOST_SWITCHED = 8
+_MOST_TOGETHER = 4
+"""Lots that are spread, or no more, one in each of the first ways, at most of each kind; and how
+many are switched together at most, in the next ways."""
 _STEP = COLUMN_MULTIPLE
 """Columns."""
 _STAYS, _MOVES, _REPLACED = range(3)
@@ -50,11 +54,10 @@ class Repacker:
         """So many ways to repack a lane, those that fit into memory; some may be alike.
 
         Args:
-            now: One lane; its prices are taken anew.
+            now: One lane, with its prices.
             count: Ways to draw.
         """
         book = self._lane_book
-        take_slopes(book, now, np.zeros(1, dtype=np.int64))
         slots = int((now.devices[0] != NONE).sum()) + SPARE_SLOTS
         found = Slots.empty(count, slots, len(book.units.allowed))
         fits = np.zeros(count, dtype=np.bool_)
@@ -89,6 +92,7 @@ def _repack(
 ) -> None:
     """Draws ways; `found` and `fits` are filled, one row each."""
     num_slots = found.lots.shape[1]
+    to_switch = _lots_to_switch(units, spreads, now, _MOST_SWITCHED)
     for way in range(len(fits)):
         # the widest device as often as transfers make up the cost
         widest, slowest = now.dims[0].argmax(), now.compute_ms[0].argmax()
@@ -107,8 +111,14 @@ def _repack(
             np.empty(num_slots, dtype=np.int64),
         )
         count = 0
-        for lot in _draw_lots(units, now, draft, rng):
-            count = _recut(units, spreads, now, draft, rng, lot, count)
+        if way < len(to_switch):
+            count = _switch(units, spreads, now, draft, rng, to_switch[way], count)
+        elif way < len(to_switch) + _MOST_TOGETHER - 1:
+            for lot in to_switch[: way - len(to_switch) + 2]:
+                count = _switch(units, spreads, now, draft, rng, lot, count)
+        else:
+            for lot in _draw_lots(units, now, draft, rng):
+                count = _recut(units, spreads, now, draft, rng, lot, count)
         fits[way] = _place(units, spreads, now, draft, rng, count, found, way)
 
 
@@ -169,21 +179,12 @@ def _recut(
     count: int,
 ) -> int:
     """Cuts what a lot has on the emptied devices in another way; how many new units there are."""
-    if draft.spreads[lot] != NONE:  # in as few units as it may have
-        for parts in range(1, 3):
-            more = _cut(units, draft, lot, units.lot_columns[lot], parts, count)
-            if more > count:
-                draft.spreads[lot] = NONE
-                return more
-        return count
+    if draft.spreads[lot] != NONE:
+        return _switch(units, spreads, now, draft, rng, lot, count)
     if _draw(rng, 2):
         _set_fate(now, draft, lot, _STAYS, _MOVES)
-    first, end = spreads.start[lot], spreads.start[lot + 1]
-    if end > first and _draw(rng, 3) == 0:
-        draft.spreads[lot] = first + _draw(rng, end - first)
-        _set_fate(now, draft, lot, _STAYS, _REPLACED)
-        _set_fate(now, draft, lot, _MOVES, _REPLACED)
-        return count
+    if spreads.start[lot + 1] > spreads.start[lot] and _draw(rng, 3) == 0:
+        return _switch(units, spreads, now, draft, rng, lot, count)
     here, columns, kept = 0, 0, 0
     for u in range(len(draft.fate)):
         if now.lots[0, u] == lot and draft.fate[u] == _MOVES:
@@ -204,6 +205,44 @@ def _recut(
     if more > count:
         _set_fate(now, draft, lot, _MOVES, _REPLACED)
     return more
+
+
+@njit(cache=True)
+def _lots_to_switch(units: Units, spreads: Spreads, now: Lanes, most: int) -> IntArray:
+    """Lots with the dearest units of those that may be spread, and lots that are spread."""
+    dearest = np.zeros(len(units.cut))
+    for u in range(now.devices.shape[1]):
+        lot = now.lots[0, u]
+        if now.devices[0, u] != NONE and spreads.start[lot + 1] > spreads.start[lot]:
+            dearest[lot] = max(dearest[lot], units.compute_ms[now.kinds[0, u]])
+    first = np.argsort(-dearest, kind="mergesort")[: (dearest > 0.0).sum()][:most]
+    found: IntArray = np.concatenate((first, np.flatnonzero(now.spreads[0] != NONE)[:most]))
+    return found
+
+
+@njit(cache=True)
+def _switch(
+    units: Units,
+    spreads: Spreads,
+    now: Lanes,
+    draft: _Draft,
+    rng: np.random.Generator,
+    lot: int,
+    count: int,
+) -> int:
+    """Spreads a lot in any way, or gives one that is spread units; how many new ones there are."""
+    if draft.spreads[lot] == NONE:
+        first, end = spreads.start[lot], spreads.start[lot + 1]
+        draft.spreads[lot] = first + _draw(rng, end - first)
+        _set_fate(now, draft, lot, _STAYS, _REPLACED)
+        _set_fate(now, draft, lot, _MOVES, _REPLACED)
+        return count
+    for parts in range(1, 3):  # as few as it may have
+        more = _cut(units, draft, lot, units.lot_columns[lot], parts, count)
+        if more > count:
+            draft.spreads[lot] = NONE
+            return more
+    return count
 
 
 @njit(cache=True)
@@ -259,7 +298,7 @@ def _place(
             used_bytes[device] += units.memory_bytes[kind]
             dims[device] += units.columns[kind]
         elif device != NONE:
-            compute_ms[device] -= now.prices[0, kind, device]
+            compute_ms[device] -= now.prices[kind, device]
             if draft.fate[u] == _MOVES:
                 draft.lots[count + moving], draft.kinds[count + moving] = lot, kind
                 moving += 1
@@ -284,7 +323,7 @@ def _place(
                     continue
                 if capped and dims[d] + units.columns[kind] > cap * total_dims / w:
                     continue
-                with_it_ms = compute_ms[d] + now.prices[0, kind, d]
+                with_it_ms = compute_ms[d] + now.prices[kind, d]
                 if with_it_ms < best_ms:
                     best, best_ms = d, with_it_ms
             if best != NONE:
@@ -317,7 +356,7 @@ def _add_spreads(
         old, new = now.spreads[0, lot], draft.spreads[lot]
         if old != NONE and old != new:
             for d in range(spreads.first[old], spreads.first[old] + spreads.devices[old]):
-                compute_ms[d] -= now.prices[0, spreads.kinds[old], d]
+                compute_ms[d] -= now.prices[spreads.kinds[old], d]
         if new == NONE:
             continue
         kind = spreads.kinds[new]
@@ -325,4 +364,4 @@ def _add_spreads(
             used_bytes[d] += units.memory_bytes[kind]
             dims[d] += units.columns[kind]
             if old != new:
-                compute_ms[d] += now.prices[0, kind, d]
+                compute_ms[d] += now.prices[kind, d]

@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from shardwright.domain import COLUMN_MULTIPLE
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.pieces import Float64Array, IntArray
 
-_POINTS = 33
-_END = 3.0
-"""Points between which the curve is straight, and its end, in multiples of the mean of dims."""
+POINTS = 17
+END = 3.0
+"""A curve has so many points, from the mean of dims to this multiple of it, evenly spaced; it is
+straight between them and beyond."""
+_MEANS = 25
+"""Means of dims for which a cluster of one host gets curves, evenly spaced in logarithms; between
+them curves are interpolated."""
 
 
-@dataclass(frozen=True)
 class TransferCurves:
-    """A curve for each lane.
+    """Curves of a problem.
 
-    Attributes:
-        tables: `[curves, steps] float32`, forward and backward transfer, ms, by the largest sum of
-            dims in steps of 4.
-        curve: `[k] int64`, the curve of each lane.
+    Args:
+        evaluator: Of the problem.
     """
 
-    tables: FloatArray
-    curve: IntArray
+    def __init__(self, evaluator: PlanEvaluator) -> None:
+        self._evaluator = evaluator
+        self._num_hosts = evaluator.problem.cluster.num_hosts
+        self._known: dict[tuple[float, float], FloatArray] = {}
+        self._grid: FloatArray | None = None
+        total = max(1, sum(table.embedding_dim for table in evaluator.problem.tables))
+        # from everything copied or cut in columns to everything cut in rows
+        self._grid_means = np.geomspace(
+            total / evaluator.problem.cluster.num_devices, total, _MEANS
+        )
 
-    @classmethod
-    def of(
-        cls, evaluator: PlanEvaluator, dims: IntArray, known: dict[bytes, FloatArray]
-    ) -> TransferCurves:
-        """Of assignments with sums of dims `[k, w]`, while the mean and the hosts' means stay.
+    def of(self, dims: IntArray) -> tuple[FloatArray, Float64Array]:
+        """Curves of assignments with sums of dims `[k, w]`, while the means do not change.
 
-        Args:
-            evaluator: Of the problem.
-            dims: The sums.
-            known: Curves of the evaluator met before; grows.
+        Returns:
+            Forward and backward transfer, `[k, POINTS] float32`, ms, of the device with the largest
+            sum of dims; and the mean of dims of each assignment, `[k]`, at least 1.
         """
-        hosts = dims.reshape(len(dims), -1, evaluator.problem.cluster.devices_per_host)
-        facts = np.stack([dims.mean(axis=1), hosts.mean(axis=2).max(axis=1)], axis=1)
-        distinct, curve = np.unique(facts, axis=0, return_inverse=True)
-        key = distinct.tobytes()
-        if key not in known:
-            known[key] = _tables(evaluator, distinct)
-        return cls(known[key], curve.reshape(-1))
+        means = np.maximum(1.0, dims.mean(axis=1))
+        if self._num_hosts == 1 and self._grid_means[0] <= means.min():
+            return self._interpolated(means), means
+        hosts = dims.reshape(len(dims), self._num_hosts, -1)
+        facts = list(zip(means.tolist(), hosts.mean(axis=2).max(axis=1).tolist(), strict=True))
+        new = [fact for fact in dict.fromkeys(facts) if fact not in self._known]
+        if new:
+            self._known.update(zip(new, self._curves(*np.array(new).T), strict=True))
+        return np.array([self._known[fact] for fact in facts]), means
 
+    def _interpolated(self, means: Float64Array) -> FloatArray:
+        if self._grid is None:
+            self._grid = self._curves(self._grid_means, self._grid_means)
+        at = np.interp(means, self._grid_means, np.arange(_MEANS))
+        step = np.minimum(at.astype(np.int64), _MEANS - 2)
+        share = (at - step).astype(np.float32)[:, None]
+        curves: FloatArray = (1 - share) * self._grid[step] + share * self._grid[step + 1]
+        return curves
 
-def _tables(evaluator: PlanEvaluator, facts: Float64Array) -> FloatArray:
-    """Curves by means of dims and means of the fullest host, `[curves, 2] -> [curves, steps]`."""
-    means, fullest = np.repeat(facts, _POINTS, axis=0).T
-    spacing = (_END - 1.0) * np.maximum(1.0, facts[:, :1]) / (_POINTS - 1)
-    points = facts[:, :1] + spacing * np.arange(_POINTS)
-    ms = evaluator.transfer_ms(points.ravel(), means, fullest).sum(axis=1)
-    # more to transfer never takes less time, whatever the model makes of it
-    ms = np.maximum.accumulate(ms.reshape(points.shape), axis=1)
-    steps = COLUMN_MULTIPLE * np.arange(int(points.max()) // COLUMN_MULTIPLE + 2)
-    tables = [np.interp(steps, x, y) for x, y in zip(points, ms, strict=True)]
-    return np.array(tables, dtype=np.float32)
+    def _curves(self, means: Float64Array, fullest: Float64Array) -> FloatArray:
+        """Curves by means of dims and means of the fullest host, `[n]` each, `[n, POINTS]`."""
+        points = means[:, None] * np.linspace(1.0, END, POINTS)
+        ms = self._evaluator.transfer_ms(
+            points.ravel(), np.repeat(means, POINTS), np.repeat(fullest, POINTS)
+        )
+        # more to transfer never takes less time, whatever the model makes of it
+        return np.maximum.accumulate(ms.sum(axis=1).reshape(points.shape), axis=1).astype(
+            np.float32
+        )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.pieces import Float64Array, IntArray
@@ -112,10 +113,19 @@ def cut_rods(pieces: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
         `[n, units, e]`, entry u - 1 for pieces of total width u.
     """
     cheapest = pieces.copy()
-    for units in range(2, pieces.shape[1] + 1):
-        half = units // 2
-        narrow = cheapest[:, :half]
-        wide = cheapest[:, units - 1 - half : units - 1][:, ::-1]
-        best = (narrow + wide).min(axis=1)
-        np.minimum(cheapest[:, units - 1], best, out=cheapest[:, units - 1])
+    _cut_rods(cheapest)
     return cheapest
+
+
+@njit(cache=True)
+def _cut_rods(cheapest: npt.NDArray[np.floating]) -> None:
+    """In place."""
+    n, widths, e = cheapest.shape
+    for i in range(n):
+        for units in range(2, widths + 1):
+            for narrow in range(1, units // 2 + 1):
+                for channel in range(e):
+                    together = cheapest[i, narrow - 1, channel]
+                    together += cheapest[i, units - narrow - 1, channel]
+                    if together < cheapest[i, units - 1, channel]:
+                        cheapest[i, units - 1, channel] = together

@@ -23,14 +23,14 @@ def parts(cuts) -> list[int]:
 
 def test_no_halving_leaves_the_coarsest_cuts() -> None:
     book = book_of(0)
-    cutter = Cutter(book, columns_only=True)
+    cutter = Cutter(book)
     assert cutter.halvings(1, 1) == [cutter.cuts]
 
 
 def test_the_largest_in_memory_and_the_dearest_are_halved() -> None:
     for seed in range(6):
         book = book_of(seed)
-        cutter = Cutter(book, columns_only=True)
+        cutter = Cutter(book)
         wholes = [cut.kinds[0] for cut in cutter.cuts]
         can = np.array([lot.columns >= 2 * lot.min_width for lot in book.lots])
         for weights, times in (
@@ -48,7 +48,7 @@ def test_the_largest_in_memory_and_the_dearest_are_halved() -> None:
 
 
 def test_each_number_of_the_one_comes_with_each_of_the_other() -> None:
-    cutter = Cutter(book_of(2), columns_only=True)
+    cutter = Cutter(book_of(2))
     all_ways = cutter.halvings(3, 4)
     assert len(all_ways) == 12
     for largest in range(3):
@@ -60,9 +60,23 @@ def test_each_number_of_the_one_comes_with_each_of_the_other() -> None:
 
 def test_halvings_go_on_until_nothing_can_be_halved() -> None:
     book = book_of(1)
-    cuts = Cutter(book, columns_only=True).halvings(1000, 1)[-1]
+    cuts = Cutter(book).halvings(1000, 1)[-1]
     for lot, cut in zip(book.lots, cuts, strict=True):
         columns = book.catalog.num_columns[list(cut.kinds)]
         assert columns.sum() == lot.columns
         finer = 2 * len(cut.kinds)
         assert finer > book.num_devices or lot.columns // finer < lot.min_width
+
+
+def test_beginning_anew_forgets_what_was_refined() -> None:
+    book = LotBook(book_of(3).evaluator, SearchOptions(sharding_types=tuple(ShardingType)))
+    cutter = Cutter(book)
+    coarsest = list(cutter.cuts)
+    refined = []
+    for columns_only in (False, True, False):
+        cutter.begin(columns_only=columns_only)
+        assert cutter.cuts == coarsest
+        refined.append(cutter.refine(0.6, 100))
+    assert refined[0] == refined[2] != refined[1]
+    assert refined[0][-1] != coarsest
+    assert all(cut.spread is None for cuts in refined[1] for cut in cuts)

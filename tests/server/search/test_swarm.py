@@ -1,4 +1,4 @@
-"""Climbing and repacking in lockstep: `swarm`, `transfer_curves`, `repack`, `greedy`."""
+"""Placing, climbing and repacking in lockstep: `placing`, `swarm`, `repack`, `transfer_curves`."""
 
 import random
 from dataclasses import replace
@@ -14,18 +14,20 @@ from shardwright.domain import (
     TableConstraints,
     check_constraints,
     check_plan,
+    device_memory_bytes,
 )
-from shardwright_server.search.assignment import Assignment, Unit
-from shardwright_server.search.construct import Lane, construct
+from shardwright_server.search.assignment import Assignment
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cutter
-from shardwright_server.search.greedy import Greedy, Start
-from shardwright_server.search.kernels import cost_ms
-from shardwright_server.search.lane_book import LaneBook
+from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook
+from shardwright_server.search.lanes import Slots
 from shardwright_server.search.lots import SPREADS, LotBook
+from shardwright_server.search.objective import costs_ms
+from shardwright_server.search.placing import place
 from shardwright_server.search.repack import Repacker
+from shardwright_server.search.slopes import take_prices
 from shardwright_server.search.swarm import Swarm
-from shardwright_server.search.transfer_curves import TransferCurves
+from shardwright_server.search.transfer_curves import END, POINTS, TransferCurves
 
 EVERYTHING = SearchOptions(sharding_types=tuple(ShardingType))
 
@@ -35,24 +37,40 @@ def book_of(task, options=EVERYTHING):
 
 
 def scattered(book, count, seed=0):
-    """Lanes that hold whole tables on devices at random; tasks here have room for any of them."""
+    """Slots that hold whole tables on devices at random; tasks here have room for any of them."""
     draw = random.Random(seed)
-    lots, kinds = np.arange(len(book.lots)), book.wholes
-    nothing = np.empty((2, 0), dtype=np.int64)
-    starts = []
-    for _ in range(count):
-        devices = np.array([draw.randrange(book.num_devices) for _ in lots])
-        starts.append(Start({}, np.stack([lots, kinds, devices]), nothing, 9.0))
-    return Greedy(book, starts, lambda: None)
+    lots = len(book.lots)
+    slots = Slots.empty(count, lots + SPARE_SLOTS, lots)
+    slots.lots[:, :lots], slots.kinds[:, :lots] = np.arange(lots), book.wholes
+    for row in range(count):
+        slots.devices[row, :lots] = [draw.randrange(book.num_devices) for _ in range(lots)]
+    return slots
 
 
-def swarm_from(book, placed, lanes):
+def assigned(book, slots, row=0):
+    return LaneBook(book).assignment(slots, row)
+
+
+def cost_of(book, assignment):
+    """What its plan costs, ms."""
+    layout = book.evaluator.layout(assignment.to_plan())
+    return float(book.evaluator.layout_costs([layout]).cost_ms[0])
+
+
+def used_bytes(book, slots):
+    """`[k, w]`."""
+    return LaneBook(book).lanes(slots).used_bytes
+
+
+def swarm_from(book, slots, prices=None):
     lane_book = LaneBook(book)
-    return Swarm(lane_book, lane_book.lanes(lane_book.placed(placed, lanes)))
+    lanes = lane_book.lanes(slots)
+    prices = take_prices(lane_book, lanes) if prices is None else prices
+    return Swarm(lane_book, lanes._replace(prices=prices))
 
 
-def climbed(book, placed, lanes, most_steps=500):
-    swarm = swarm_from(book, placed, lanes)
+def climbed(book, slots, most_steps=500):
+    swarm = swarm_from(book, slots)
     swarm.climb(most_steps, lambda: None)
     return swarm
 
@@ -61,21 +79,21 @@ def climbed(book, placed, lanes, most_steps=500):
 def test_what_a_swarm_reports_is_what_its_plans_cost(seed):
     task = random_task(seed, tables=(5, 25), devices=4, memory_gib=64)
     book = book_of(task)
-    swarm = climbed(book, scattered(book, 5, seed), range(5))
+    swarm = climbed(book, scattered(book, 5, seed))
     for lane in range(5):
-        a = swarm.assignment(lane)
+        a = assigned(book, swarm.best, lane)
         check_plan(a.to_plan(), task)
         # nearly: the slowest device need not have most to transfer
-        assert swarm.cost_ms[lane] == pytest.approx(a.cost_ms, rel=3e-2)
+        assert swarm.cost_ms[lane] == pytest.approx(cost_of(book, a), rel=3e-2)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_climbs_make_plans_much_cheaper_and_never_dearer(seed):
     book = book_of(random_task(seed, tables=(10, 20), devices=4, memory_gib=64))
     placed = scattered(book, 6, seed)
-    costs = [placed.cost_ms]
+    costs = [costs_ms(LaneBook(book).lanes(placed))]
     for most_steps in (1, 3, 10, 500):
-        costs.append(climbed(book, placed, range(6), most_steps).cost_ms)
+        costs.append(climbed(book, placed, most_steps).cost_ms)
     assert (np.diff(np.array(costs), axis=0) <= 2e-3 * costs[0]).all()
     assert (costs[-1] < 0.9 * costs[0]).all()
 
@@ -83,13 +101,14 @@ def test_climbs_make_plans_much_cheaper_and_never_dearer(seed):
 @pytest.mark.parametrize("seed", range(6))
 def test_memory_and_one_unit_of_a_lot_to_a_device_are_kept(seed):
     roomy = random_task(seed, tables=(8, 20), devices=4, memory_gib=64)
-    a = scattered(book_of(roomy), 1, seed).assignment(0)
+    book = book_of(roomy)
     # as much memory as the fullest device uses
-    cluster = replace(roomy.cluster, device_memory_bytes=int(a.used_bytes.max()))
-    book = book_of(replace(roomy, cluster=cluster))
-    swarm = climbed(book, scattered(book, 1, seed), [0])
-    found = swarm.assignment(0)
-    assert found.fits()
+    most_bytes = int(used_bytes(book, scattered(book, 1, seed)).max())
+    task = replace(roomy, cluster=replace(roomy.cluster, device_memory_bytes=most_bytes))
+    book = book_of(task)
+    swarm = climbed(book, scattered(book, 1, seed))
+    found = assigned(book, swarm.best)
+    check_plan(found.to_plan(), task)
     pairs = list(zip(found.lots.tolist(), found.devices.tolist(), strict=True))
     assert len(pairs) == len(set(pairs))
 
@@ -109,13 +128,13 @@ def test_out_of_time_a_swarm_holds_what_it_has_reached():
     task = random_task(0, tables=(10, 20), devices=4, memory_gib=64)
     book = book_of(task)
     placed = scattered(book, 3)
-    swarm = swarm_from(book, placed, range(3))
+    swarm = swarm_from(book, placed)
     with pytest.raises(StopError):
         swarm.climb(500, stop)
     for lane in range(3):
-        a = swarm.assignment(lane)
+        a = assigned(book, swarm.best, lane)
         check_plan(a.to_plan(), task)
-        assert a.cost_ms < placed.cost_ms[lane]
+        assert cost_of(book, a) < cost_of(book, assigned(book, placed, lane))
 
 
 def two_hosts(seed, tables):
@@ -126,15 +145,13 @@ def two_hosts(seed, tables):
 
 def with_spreads(book):
     """An assignment with a lot in each of its ways to be spread, and the others whole."""
-    a = scattered(book, 1).assignment(0)
+    a = assigned(book, scattered(book, 1))
     spreads = {
         lot: book.spread(lot, kind, len(book.lots[lot].hosts) - 1)
         for lot, kind in enumerate(SPREADS)
     }
-    units = [
-        unit for unit in zip(a.lots, a.kinds, a.devices, strict=True) if unit[0] >= len(SPREADS)
-    ]
-    return Assignment(book, [Unit(*map(int, unit)) for unit in units], spreads)
+    stays = a.lots >= len(SPREADS)
+    return Assignment(book, a.lots[stays], a.kinds[stays], a.devices[stays], spreads)
 
 
 def test_lanes_are_what_they_were_made_of():
@@ -142,17 +159,26 @@ def test_lanes_are_what_they_were_made_of():
     book = book_of(task)
     a = with_spreads(book)
     lane_book = LaneBook(book)
-    slots = lane_book.placed(Greedy(book, [Start.of(a)], lambda: None), [0])
+    slots = lane_book.slots(a)
     assert lane_book.assignment(slots, 0).to_plan() == a.to_plan()
     lanes = lane_book.lanes(slots)
-    for mine, its in (("compute_ms", "compute_ms"), ("dims", "dims"), ("used_bytes", "used_bytes")):
-        np.testing.assert_allclose(getattr(lanes, mine)[0], getattr(a, its), rtol=1e-6)
-    np.testing.assert_array_equal(lanes.closed[0], a.closed)
+    layout = book.evaluator.layout(a.to_plan())
+    costs = book.evaluator.layout_costs([layout])
+    np.testing.assert_allclose(lanes.compute_ms[0], costs.compute_ms[0], rtol=1e-6)
+    np.testing.assert_array_equal(lanes.dims[0], book.evaluator.device_dims(layout))
+    used = np.zeros(4, dtype=np.int64)
+    np.add.at(used, a.devices, book.catalog.memory_bytes[a.kinds])
+    for spread in a.spreads.values():
+        used[spread.first : spread.first + spread.count] += book.catalog.memory_bytes[spread.kind]
+    np.testing.assert_array_equal(lanes.used_bytes[0], used)
+    closed = np.zeros_like(lanes.closed[0])
+    closed[a.lots, a.devices] = True
+    np.testing.assert_array_equal(lanes.closed[0], closed)
     copied = [spread.all_reduce_bytes for spread in a.spreads.values()]
     (all_reduce_ms,) = book.evaluator.all_reduce_ms(np.array([sum(copied)]))
     assert lanes.all_reduce_ms[0] == all_reduce_ms > 0
     # nearly, see Swarm.cost_ms
-    assert cost_ms(lanes, 0) == pytest.approx(a.cost_ms, rel=3e-2)
+    assert costs_ms(lanes)[0] == pytest.approx(costs.cost_ms[0], rel=3e-2)
     some = lane_book.some(lane_book.lanes(slots.chosen([0, 0, 0])), np.array([2, 0]))
     np.testing.assert_array_equal(some.compute_ms, np.repeat(lanes.compute_ms, 2, axis=0))
 
@@ -160,8 +186,9 @@ def test_lanes_are_what_they_were_made_of():
 def repacked(book, a, seed, count=48):
     """Assignments that a repacker makes of one, those that fit."""
     lane_book = LaneBook(book)
-    slots = lane_book.placed(Greedy(book, [Start.of(a)], lambda: None), [0])
-    found = Repacker(lane_book, seed).ways(lane_book.lanes(slots), count)
+    now = lane_book.lanes(lane_book.slots(a))
+    now = now._replace(prices=take_prices(lane_book, now))
+    found = Repacker(lane_book, seed).ways(now, count)
     return [lane_book.assignment(found, lane) for lane in range(len(found.lots))]
 
 
@@ -174,7 +201,7 @@ def test_repacked_plans_are_legal_and_of_many_kinds(seed, begin):
         a = search_start(book, halvings=9)
         assert len(a.lots) > len(book.lots)
     else:
-        a = with_spreads(book) if begin == "spread" else scattered(book, 1, seed).assignment(0)
+        a = with_spreads(book) if begin == "spread" else assigned(book, scattered(book, 1, seed))
     plans = [found.to_plan() for found in repacked(book, a, seed)]
     assert len(plans) == 48
     kinds = set()
@@ -202,8 +229,8 @@ def test_what_is_repacked_keeps_memory_and_constraints(seed):
     )
     tables = [replace(t, constraints=c) for t, c in zip(roomy.tables, limits, strict=False)]
     roomy = replace(roomy, tables=(*tables, *roomy.tables[len(limits) :]))
-    a = search_start(book_of(roomy))
-    tight = replace(roomy.cluster, device_memory_bytes=int(1.05 * a.used_bytes.max()))
+    most_bytes = max(device_memory_bytes(search_start(book_of(roomy)).to_plan(), roomy))
+    tight = replace(roomy.cluster, device_memory_bytes=int(1.05 * most_bytes))
     task = replace(roomy, cluster=tight)
     book = book_of(task)
     ways = repacked(book, search_start(book), seed, count=200)
@@ -215,20 +242,21 @@ def test_what_is_repacked_keeps_memory_and_constraints(seed):
 
 def search_start(book, halvings=0):
     """A greedy assignment of the coarsest cuts, or halved ones."""
-    cuts = Cutter(book, columns_only=True).halvings(1, halvings + 1)[-1]
-    return construct(book, [Lane(cuts, 9.0)], 1, lambda: None)[0]
+    cuts = Cutter(book).halvings(1, halvings + 1)[-1]
+    lane_book = LaneBook(book)
+    return lane_book.assignment(place(lane_book, [cuts], [9.0]), 0)
 
 
-def test_a_curve_is_the_transfer_of_the_fullest_device():
+def test_curves_are_the_transfer_of_the_widest_device():
     task = random_task(3, tables=(20, 30), devices=8, memory_gib=64)
     evaluator = PlanEvaluator(task, FakeCostModel())
     rng = np.random.default_rng(0)
     dims = 4 * rng.integers(20, 60, size=(10, 8))
-    curves = TransferCurves.of(evaluator, dims, {})
+    curves, means = TransferCurves(evaluator).of(dims)
     costs = evaluator.costs(np.zeros((10, 8)), dims)
     exact_ms = costs.forward_comm_ms.max(axis=1) + costs.backward_comm_ms.max(axis=1)
     found_ms = [
-        np.interp(largest, 4 * np.arange(curves.tables.shape[1]), curves.tables[curve])
-        for largest, curve in zip(dims.max(axis=1), curves.curve, strict=True)
+        np.interp(widest, mean * np.linspace(1.0, END, POINTS), curve)
+        for widest, mean, curve in zip(dims.max(axis=1), means, curves, strict=True)
     ]
     np.testing.assert_allclose(found_ms, exact_ms, rtol=2e-3)

@@ -6,12 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.server.search.problems import random_task
-from tests.server.search.test_swarm import EVERYTHING, book_of, scattered, swarm_from
+from tests.server.search.test_swarm import (
+    EVERYTHING,
+    assigned,
+    book_of,
+    scattered,
+    swarm_from,
+    used_bytes,
+)
 
 from shardwright.domain import SearchOptions, ShardingType, TableConstraints
-from shardwright_server.search.kernels import cost_ms, device_sums, objective_ms, promising
+from shardwright_server.search import swarm as swarm_module
 from shardwright_server.search.lanes import NONE, Moves
-from shardwright_server.search.slopes import take_slopes
+from shardwright_server.search.objective import SHARP, SOFT, costs_ms, objective_ms
+from shardwright_server.search.proposals import propose
+from shardwright_server.search.slopes import take_prices
+from shardwright_server.search.transfer_curves import END, POINTS
 
 STEP = 4
 
@@ -20,30 +30,37 @@ def swarm_of(seed, *, devices=3, tables=(5, 9), memory_gib=64, lanes=2, options=
     book = book_of(
         random_task(seed, tables=tables, devices=devices, memory_gib=memory_gib), options
     )
-    return swarm_from(book, scattered(book, lanes, seed), range(lanes))
+    return swarm_from(book, scattered(book, lanes, seed))
 
 
-def promised(swarm, squarings, count=500):
-    """Moves `{(unit, target, other, stays, goes, comes): merit}` of each lane."""
-    lanes, k = swarm._lanes, len(swarm._lanes.dims)
-    moves = Moves.empty(k, count * lanes.dims.shape[1])
+def promised(swarm, squarings, count=500, least_gain=-1e300):
+    """Moves `{(unit, target, other, stays, goes, comes): merit}` of each lane.
+
+    By default all that there are, whatever they promise.
+    """
+    lanes, units = swarm._lanes, swarm._units
+    k, w, e = lanes.base.shape
+    moves = Moves.empty(k, count * w)
+    sums = np.full((k * count * w, 2, e), np.nan, np.float32)
     powers = np.full(k, squarings)
-    promising(swarm._units, lanes, np.arange(k), powers, count, moves)
+    n = propose(units, lanes, np.arange(k), powers, w, count, least_gain, moves, sums)
+    there = np.isfinite(moves.merit_ms)
+    assert n == there.sum()
+    assert np.isfinite(sums[:n]).all() and np.isnan(sums[n:]).all()
     found = []
     for lane in range(k):
-        fields = moves.fields[lane][np.isfinite(moves.merit_ms[lane])].tolist()
-        merits = moves.merit_ms[lane][np.isfinite(moves.merit_ms[lane])].tolist()
-        found.append({tuple(f[1:]): ms for f, ms in zip(fields, merits, strict=True)})
+        fields, merits = moves.fields[lane][there[lane]], moves.merit_ms[lane][there[lane]]
+        found.append({tuple(f[1:]): ms for f, ms in zip(fields.tolist(), merits, strict=True)})
     return found
 
 
-def reference(swarm, lane):
+def reference(swarm, lane, squarings):
     """The same moves, found by trying everything; merits by the objective's definition."""
     units, lanes = swarm._units, swarm._lanes
     lots, kinds, devices = (a[lane].tolist() for a in (lanes.lots, lanes.kinds, lanes.devices))
     slots = [u for u, device in enumerate(devices) if device != NONE]
     here = {(lots[u], devices[u]): u for u in slots}
-    slowest = lanes.compute_ms[lane].argmax()
+    rank = ranks(swarm, lane, squarings)
     for u, target in itertools.product(slots, range(lanes.dims.shape[1])):
         lot, kind, source = lots[u], kinds[u], devices[u]
         if source == target or not units.allowed[lot, target]:
@@ -51,9 +68,11 @@ def reference(swarm, lane):
         width = units.columns[kind] if units.cut[lot] else 0
         quarters = {width // STEP * q // 4 * STEP for q in (1, 2, 3)}
         v = here.get((lot, target), NONE)
+        slow = lanes.compute_ms[lane, source] == lanes.compute_ms[lane].max()
+        wide = lanes.dims[lane, source] == lanes.dims[lane].max()
         parts = [0, *sorted(quarters | ({STEP} if v != NONE else set()))]
         for part in parts:
-            if part and not 0 < part < width:
+            if part and not ((slow or wide) and 0 < part < width):
                 continue
             stays = units.of_width[lot, (width - part) // STEP] if part else NONE
             goes = units.of_width[lot, part // STEP] if part else kind
@@ -67,22 +86,46 @@ def reference(swarm, lane):
             elif goes != NONE:
                 yield source, target, u, NONE, stays, goes, NONE
                 for other in slots:
-                    twice = part == 0 and other < u
+                    twice = part == 0 and rank[target] < rank[source]
                     if devices[other] != target or twice or (lots[other], source) in here:
                         continue
                     if not units.allowed[lots[other], source]:
                         continue
-                    if (
-                        part == 0
-                        or lanes.compute_ms[lane, source] == lanes.compute_ms[lane, slowest]
-                    ):
+                    if part == 0 or slow:
                         yield source, target, u, other, stays, goes, kinds[other]
+
+
+def ranks(swarm, lane, squarings):
+    """Devices by falling share in the objective; the lowest first on ties."""
+    ms, dims, power = swarm._lanes.compute_ms[lane], swarm._lanes.dims[lane], 2**squarings
+    compute_rate, dims_rate = rates(swarm, lane, squarings)
+    shares = compute_rate * (ms / ms.max()) ** power + dims_rate * (dims / dims.max()) ** power
+    return np.argsort(np.argsort(-shares, kind="stable"))
+
+
+def rates(swarm, lane, squarings):
+    """What the objective grows by with sums of powers, of computation and of dims."""
+    lanes, power = swarm._lanes, 2**squarings
+    soft = power_mean(lanes.dims[lane], power)
+    points = lanes.mean_dims[lane] * np.linspace(1.0, END, POINTS)
+    around = np.interp([soft - 1, soft + 1], points, lanes.transfers_ms[lane])
+    slope = (around[1] - around[0]) / 2
+    return rate(lanes.compute_ms[lane], power), slope * rate(lanes.dims[lane], power)
+
+
+def change(swarm, lane, squarings, ms, dims):
+    """Of computation and transfers, if devices had these."""
+    compute_rate, dims_rate = rates(swarm, lane, squarings)
+    was_ms, was = swarm._lanes.compute_ms[lane], swarm._lanes.dims[lane]
+    power = 2**squarings
+    return compute_rate * gain(was_ms, ms, power), dims_rate * gain(was, dims, power)
 
 
 def merit(swarm, lane, move, squarings):
     """Change of the objective, linear in its sums of powers.
 
-    None where memory forbids the move, or a device would become slower than the slowest is.
+    None where memory forbids the move, or a device would become slower than the slowest is, or far
+    wider than the widest.
     """
     units, lanes = swarm._units, swarm._lanes
     source, target, u, v, stays, goes, comes = move
@@ -98,7 +141,7 @@ def merit(swarm, lane, move, squarings):
     columns = units.columns[kind] - units.columns[[stays, comes]].sum()
     dims[source] -= columns
     dims[target] += columns
-    price = lanes.prices[lane].astype(np.float64)
+    price = lanes.prices.astype(np.float64)
     before = ms.copy()
     ms[source] += price[stays, source] + price[comes, source] - price[kind, source]
     ms[target] += price[goes, target] - price[met, target]
@@ -106,13 +149,9 @@ def merit(swarm, lane, move, squarings):
         ms[target] = units.compute_ms[goes]
     if ms[target] > before.max() or (comes != NONE and ms[source] > before.max()):
         return None
-    power = 2**squarings
-    was = lanes.dims[lane]
-    curve = lanes.transfers_ms[lanes.curve[lane]]
-    soft = power_mean(was, power)
-    around = np.interp([soft - 1, soft + 1], STEP * np.arange(len(curve)), curve)
-    slope = (around[1] - around[0]) / 2
-    return gain(before, np.maximum(ms, 0), power) + slope * gain(was, np.maximum(dims, 0), power)
+    if (dims.max() / lanes.dims[lane].max()) ** 2**squarings > np.finfo(np.float32).max:
+        return None  # so much wider than the widest that it promises nothing
+    return sum(change(swarm, lane, squarings, np.maximum(ms, 0), np.maximum(dims, 0)))
 
 
 def power_mean(values, power):
@@ -120,23 +159,27 @@ def power_mean(values, power):
     return largest * ((values / largest) ** power).mean() ** (1 / power)
 
 
+def rate(values, power):
+    """What the power mean grows by with the sum of powers over the largest."""
+    return power_mean(values, power) / power / ((values / values.max()) ** power).sum()
+
+
 def gain(before, after, power):
-    """Of the power mean, linear in the sum of powers around what was before."""
-    largest, w = before.max(), len(before)
-    was, will = ((before / largest) ** power).sum(), ((after / largest) ** power).sum()
-    return largest / power * (was / w) ** (1 / power) / was * (will - was)
+    """Of the sum of powers over what was the largest before."""
+    largest = before.max()
+    return ((after / largest) ** power - (before / largest) ** power).sum()
 
 
-@pytest.mark.parametrize("squarings", [1, 3, 6])
+@pytest.mark.parametrize("squarings", [SOFT, SHARP])
 @pytest.mark.parametrize("seed", range(6))
 def test_every_possible_move_is_found_with_what_it_promises(seed, squarings):
     swarm = swarm_of(seed, tables=(10, 14))
     for climbed in (0, 3):  # at first all units are whole
         swarm.climb(climbed, lambda: None)
-        swarm._active = np.arange(2)
-        take_slopes(swarm._lane_book, swarm._lanes, swarm._active)
+        swarm._lanes = swarm._lanes._replace(prices=take_prices(swarm._lane_book, swarm._lanes))
         for lane, found in enumerate(promised(swarm, squarings)):
-            wanted = {m[1:]: merit(swarm, lane, m, squarings) for m in reference(swarm, lane)}
+            moves = reference(swarm, lane, squarings)
+            wanted = {m[1:]: merit(swarm, lane, m, squarings) for m in moves}
             wanted = {move: ms for move, ms in wanted.items() if ms is not None}
             assert found.keys() == wanted.keys()
             assert wanted
@@ -144,31 +187,48 @@ def test_every_possible_move_is_found_with_what_it_promises(seed, squarings):
                 assert found[move] == pytest.approx(ms, rel=1e-3, abs=1e-4)
 
 
-def test_the_best_moves_of_each_device_are_kept_best_first():
-    swarm = swarm_of(1)
-    take_slopes(swarm._lane_book, swarm._lanes, swarm._active)
-    everything = promised(swarm, 3)[0]
-    moves = Moves.empty(1, 3 * 4)
-    promising(swarm._units, swarm._lanes, np.array([0]), np.array([3, 3]), 4, moves)
-    devices = swarm._lanes.devices[0]
-    for source in range(3):
-        of_source = sorted(ms for move, ms in everything.items() if devices[move[1]] == source)
-        kept = moves.merit_ms[0, 4 * source : 4 * source + 4]
-        assert kept[np.isfinite(kept)].tolist() == of_source[:4]
+@pytest.mark.parametrize("squarings", [SOFT, SHARP])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_promises_little_is_left_out_and_nothing_else(seed, squarings):
+    swarm = swarm_of(seed, tables=(10, 14))
+    least_gain = 1e-3
+    everything = promised(swarm, squarings)
+    for lane, found in enumerate(promised(swarm, squarings, least_gain=least_gain)):
+        least_ms = -least_gain * objective_ms(swarm._lanes, lane, squarings)
+        wanted = {move: ms for move, ms in everything[lane].items() if ms < least_ms}
+        assert found == wanted
+        assert 0 < len(wanted) < len(everything[lane])
+
+
+@pytest.mark.parametrize("sources", [1, 2, 3])
+def test_the_best_moves_of_the_first_devices_are_kept_best_first(sources):
+    swarm = swarm_of(1, tables=(10, 14))
+    everything = promised(swarm, SOFT)[0]
+    units, lanes = swarm._units, swarm._lanes
+    moves = Moves.empty(1, sources * 4)
+    sums = np.zeros((sources * 4, 2, lanes.base.shape[2]), np.float32)
+    soft = np.full(2, SOFT)
+    propose(units, lanes, np.array([0]), soft, sources, 4, -1e300, moves, sums)
+    devices = lanes.devices[0]
+    order = np.argsort(ranks(swarm, 0, SOFT))
+    for rank in range(sources):
+        of_source = sorted(ms for move, ms in everything.items() if devices[move[1]] == order[rank])
+        kept = moves.merit_ms[0, 4 * rank : 4 * rank + 4]
         there = np.isfinite(kept)
-        assert (moves.fields[0, 4 * source : 4 * source + 4, 0][there] == source).all()
+        assert kept[there].tolist() == of_source[:4]
+        assert (moves.fields[0, 4 * rank : 4 * rank + 4, 0][there] == order[rank]).all()
 
 
 @pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_what_lanes_say_of_devices_is_what_their_units_add_up_to(seed, tight):
     task = random_task(seed, tables=(8, 16), devices=4, memory_gib=64)
-    roomy = scattered(book_of(task), 3, seed)
-    if tight:  # no more room than the fullest device uses
-        cluster = replace(task.cluster, device_memory_bytes=int(roomy.used_bytes.max()))
-        task = replace(task, cluster=cluster)
     book = book_of(task)
-    swarm = swarm_from(book, scattered(book, 3, seed), range(3))
+    if tight:  # no more room than the fullest device uses
+        most_bytes = int(used_bytes(book, scattered(book, 3, seed)).max())
+        task = replace(task, cluster=replace(task.cluster, device_memory_bytes=most_bytes))
+        book = book_of(task)
+    swarm = swarm_from(book, scattered(book, 3, seed))
     units = swarm._units
     swarm.climb(40, lambda: None)
     lanes = swarm._lanes
@@ -190,8 +250,7 @@ def test_what_lanes_say_of_devices_is_what_their_units_add_up_to(seed, tight):
         np.testing.assert_array_equal(closed, lanes.closed[lane])
         np.testing.assert_array_equal(widths, [lot.columns for lot in book.lots])
         assert (used <= book.evaluator.memory_bytes).all()
-    sums = np.zeros(lanes.base.shape, np.float32)
-    device_sums(units, lanes, np.arange(3), sums)
+    sums = swarm._lane_book.sums(lanes)
     exact = book.evaluator.compute_ms(sums.reshape(-1, sums.shape[2])).reshape(sums.shape[:2])
     np.testing.assert_allclose(lanes.compute_ms, exact, rtol=1e-6)
 
@@ -210,13 +269,11 @@ def test_constraints_are_kept():
     )
     task = replace(task, tables=(pinned, whole, *task.tables[2:]))
     book = book_of(task, SearchOptions())
-    placed = scattered(book, 1)
-    devices = placed.starts[0].kept[2]
-    devices[0] = 1
-    placed = type(placed)(book, placed.starts, lambda: None)
-    swarm = swarm_from(book, placed, [0])
+    slots = scattered(book, 1)
+    slots.devices[0, 0] = 1
+    swarm = swarm_from(book, slots)
     swarm.climb(60, lambda: None)
-    a = swarm.assignment(0)
+    a = assigned(book, swarm.best)
     assert set(a.devices[a.lots == 0].tolist()) <= {1, 3}
     assert (a.lots == 1).sum() == 1
 
@@ -233,29 +290,44 @@ def test_the_second_of_two_widest_devices_counts():
     lanes = swarm._lanes
     mean = int(lanes.dims[0].mean())
     lanes.dims[0] = [2 * mean, 2 * mean, 0]
-    one_of_two, cost = objective_ms(lanes, 0, 4), cost_ms(lanes, 0)
+    one_of_two, cost = objective_ms(lanes, 0, SOFT), costs_ms(lanes)[0]
     lanes.dims[0] = [2 * mean, mean, mean]
-    assert objective_ms(lanes, 0, 4) < one_of_two
-    assert cost_ms(lanes, 0) == cost
+    assert objective_ms(lanes, 0, SOFT) < one_of_two
+    assert costs_ms(lanes)[0] == cost
 
 
-def test_a_lane_does_not_depend_on_the_others():
+def test_a_lane_does_not_depend_on_the_others_until_it_is_given_up(monkeypatch):
+    monkeypatch.setattr(swarm_module, "_HOPELESS", np.inf)
     book = book_of(random_task(2, tables=(10, 20), devices=4, memory_gib=64))
-    placed = scattered(book, 4)
-    together = swarm_from(book, placed, range(4))
+    slots = scattered(book, 4)
+    together = swarm_from(book, slots)
     together.climb(30, lambda: None)
     for lane in range(4):
-        alone = swarm_from(book, placed, [lane])
+        alone = swarm_from(book, slots.chosen([lane]), together._lanes.prices)
         alone.climb(30, lambda: None)
         assert alone.cost_ms[0] == together.cost_ms[lane]
-        assert alone.assignment(0).to_plan() == together.assignment(lane).to_plan()
+        found, wanted = assigned(book, alone.best), assigned(book, together.best, lane)
+        assert found.to_plan() == wanted.to_plan()
+
+
+def test_lanes_far_from_the_best_end_and_keep_what_they_have():
+    book = book_of(random_task(2, tables=(10, 20), devices=4, memory_gib=64))
+    swarm = swarm_from(book, scattered(book, 12))
+    begin_ms = swarm.cost_ms.copy()
+    stays = begin_ms <= swarm_module._HOPELESS * begin_ms.min()
+    assert 0 < stays.sum() < 12
+    swarm._give_up()
+    np.testing.assert_array_equal(swarm._active, np.flatnonzero(stays))
+    swarm.climb(30, lambda: None)
+    np.testing.assert_array_equal(swarm.cost_ms[~stays], begin_ms[~stays])
+    assert (swarm.cost_ms[stays] < begin_ms[stays]).all()
 
 
 def test_without_anything_to_gain_a_swarm_stops():
     task = random_task(0, tables=(6, 7), devices=3, memory_gib=64)
     book = book_of(task)
     book.evaluator._cost_model.flat = True
-    swarm = swarm_from(book, scattered(book, 2), range(2))
+    swarm = swarm_from(book, scattered(book, 2))
     steps = 0
 
     def count():
