@@ -67,14 +67,6 @@ class PlanCosts:
         """`[p]`, ms per iteration of the slowest device."""
         return np.asarray((self.total_ms + self.wait_ms).max(axis=1))
 
-    def only(self, plan: int) -> PlanCosts:
-        """Costs of one of the plans."""
-        return PlanCosts(
-            self.compute_ms[plan : plan + 1],
-            self.forward_comm_ms[plan : plan + 1],
-            self.backward_comm_ms[plan : plan + 1],
-        )
-
 
 @dataclass(frozen=True)
 class Layout:

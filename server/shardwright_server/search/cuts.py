@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from shardwright.domain import ShardingType
 from shardwright_server.search.lots import Lot, LotBook, even_widths
@@ -43,21 +41,21 @@ _CURVE_POINTS = 64
 Cuts = list[Cut]
 """By lot."""
 
-Array = npt.NDArray[Any]
-
 
 class Cutter:
     """Cuts lots, the largest unit first.
 
     Args:
         book: The lots.
+        on_step: Called for each lot and cut; may raise to stop.
 
     Attributes:
         cuts: The cuts so far; in the beginning as few as constraints and memory allow.
     """
 
-    def __init__(self, book: LotBook) -> None:
+    def __init__(self, book: LotBook, on_step: Callable[[], None] = lambda: None) -> None:
         self._book = book
+        self._on_step = on_step
         self._evaluator = book.evaluator
         self._coarsest = [self._least(lot) for lot in range(len(book.lots))]
         kinds = np.array([kind for cut in self._coarsest for kind in cut.kinds], dtype=np.int64)
@@ -87,6 +85,7 @@ class Cutter:
 
     def _least(self, lot: int) -> Cut:
         """The coarsest cut that constraints and the memory of the largest allowed device permit."""
+        self._on_step()
         book, facts = self._book, self._book.lots[lot]
         largest = int(self._evaluator.memory_bytes[book.allowed[lot]].max())
         parts = facts.least_units
@@ -204,6 +203,7 @@ class Cutter:
         """
         passed: list[Cuts] = []
         for _ in range(most_cuts):
+            self._on_step()
             candidates_ms = np.where(self._settled, 0.0, self._alone_ms)
             lot = int(candidates_ms.argmax())
             if candidates_ms[lot] <= share * self._mean_ms:

@@ -8,7 +8,7 @@ job or of a host, and weighs the same on each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,11 @@ class Lot:
 class LotBook:
     """The lots of a problem and the catalog ids of what they can be cut into.
 
+    Args:
+        evaluator: Of the problem.
+        options: Name the sharding types that tables without constraints may have.
+        on_step: Called often; may raise to stop.
+
     Attributes:
         evaluator: Of the problem.
         catalog: The evaluator's.
@@ -87,7 +92,12 @@ class LotBook:
         devices_per_host: Devices of a host.
     """
 
-    def __init__(self, evaluator: PlanEvaluator, options: SearchOptions) -> None:
+    def __init__(
+        self,
+        evaluator: PlanEvaluator,
+        options: SearchOptions,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
         self.evaluator = evaluator
         self.catalog = evaluator.catalog
         self.num_devices = evaluator.problem.cluster.num_devices
@@ -107,6 +117,7 @@ class LotBook:
         self.allowed: BoolArray = np.ones((len(members), self.num_devices), dtype=bool)
         self.lots: list[Lot] = []
         for i, tables in enumerate(members):
+            on_step()
             self._allow(i, tables)
             self.lots.append(self._lot(i, tables))
             whole = (

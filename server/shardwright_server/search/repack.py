@@ -1,10 +1,10 @@
 """Repacking: a few devices are emptied and filled again, in many ways.
 
 Each way takes the units off the slowest or widest device and some others, cuts a few of the lots
-that were there in another way (the first ways: spreads one of the dearest lots, or one no more),
-and places all of it greedily again, where computation is cheapest
-by slopes around the assignment it began with. Changes of several lots at once lead out of the
-optima that single moves end in, above all where memory is tight.
+that were there in another way, and places all of it greedily again, where computation is cheapest
+by prices around the assignment it began with. The first ways spread one of the dearest lots, or
+some of them together, or one that is spread no more. Changes of several lots at once lead out of
+the optima that single moves end in, above all where memory is tight.
 """
 
 from __future__ import annotations

@@ -287,6 +287,19 @@ def test_a_deadline_before_the_first_plan_is_an_error():
         search(random_task(3), model=FakeCostModel(on_predict=clock.tick), budget=budget)
 
 
+def test_many_tables_do_not_delay_that_error():
+    asked = 0
+
+    def clock():
+        nonlocal asked
+        asked += 1
+        return float(asked)
+
+    with pytest.raises(NoPlanInTimeError):
+        search(random_task(3, tables=(300, 301)), budget=Budget(deadline_s=100, clock=clock))
+    assert asked == 100
+
+
 def test_effort_does_not_depend_on_time():
     task = random_task(5, tables=(30, 31), devices=8)
     patient = Budget(time_budget_s=math.inf, clock=Clock())
