@@ -53,11 +53,15 @@ _SHARE_APART = 0.5
 """Of the climbs of a swarm that begin with the spread lots there were, and of those that do not."""
 _ROUND_MOVES = 10_000_000
 _MOST_ROUNDS = 16
-_PATIENCE = 3
+_LOTS_A_ROUND = 2
 _REPACKED = 64
-"""Swarms after the first: the root of so many moves over those of one plan, at most one for each
-third lot, and fewer where so many in a row find nothing better; and the ways to repack that each
-begins with."""
+"""Swarms after the first: the root of so many moves over those of one plan, at most so many and one
+for so many lots; and the ways to repack that each begins with."""
+_PATIENCE = 3
+_MOST_PATIENCE = 8
+_PATIENT_LOTS = 150
+"""Swarms in a row that find nothing before the search ends: so many lots over those there are,
+between the two. With few tables plans differ more, and a swarm takes little time."""
 _FIRST_SWARM_STEPS, _SWARM_STEPS = 100, 20
 _CAPS = (1.05, 1.2, 1.5)
 _FEW_CAPS = (1.2,)
@@ -113,7 +117,8 @@ class _LocalSearch:
         for lanes in self._first_lanes():
             latest = self._swarm(lanes, _FIRST_SWARM_STEPS)
         repacker = Repacker(self._lane_book, self._options.seed)
-        patience = _PATIENCE
+        most_patience = min(_MOST_PATIENCE, _PATIENT_LOTS // len(self._book.lots))
+        most_patience = patience = max(_PATIENCE, most_patience)
         for _ in range(self._num_rounds()):
             self._budget.check()
             before_ms, now = self._best_ms, self._lane_book.lanes(latest)
@@ -122,7 +127,7 @@ class _LocalSearch:
             if len(repacked.lots):
                 lanes = self._lane_book.lanes(repacked)
                 latest = self._swarm(lanes, _SWARM_STEPS, latest, prices)
-            patience = patience - 1 if self._best_ms == before_ms else _PATIENCE
+            patience = patience - 1 if self._best_ms == before_ms else most_patience
             if not patience:
                 break
 
@@ -187,7 +192,7 @@ class _LocalSearch:
     def _num_rounds(self) -> int:
         """Swarms after the first, at most."""
         most = math.isqrt(_ROUND_MOVES // self._num_moves())
-        return min(most, _MOST_ROUNDS, len(self._book.lots) // 3)
+        return min(most, _MOST_ROUNDS, len(self._book.lots) // _LOTS_A_ROUND)
 
     def _chosen(self, lanes: Lanes, root: Slots | None) -> IntArray:
         """The cheapest lanes, of different costs; some with the root's spread lots, some without.
