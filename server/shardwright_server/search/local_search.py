@@ -45,10 +45,10 @@ _WAYS = 4
 _MOST_CUTS = 1000
 _MOST_LANE_CELLS = 10_000_000
 """Lots times devices times lanes, at most; bounds memory."""
-_SWARM_MOVES = 3_000_000
-_MOST_SWARM = 16
+_SWARM_MOVES = 2_100_000
+_MOST_SWARM = 20
 """Climbs of a swarm: the root of so many moves over those of one plan; at least one, and at most
-three for each device. At 8 devices 16 climbs halve what 12 leave above the best plans known."""
+three for each device. At 8 devices 20 climbs leave half of what 12 leave above the best known."""
 _SHARE_APART = 0.5
 """Of the climbs of a swarm that begin with the spread lots there were, and of those that do not."""
 _ROUND_MOVES = 10_000_000
@@ -59,7 +59,7 @@ _REPACKED = 64
 for so many lots; and the ways to repack that each begins with."""
 _PATIENCE = 3
 _MOST_PATIENCE = 8
-_PATIENT_LOTS = 150
+_PATIENT_LOTS = 250
 """Swarms in a row that find nothing before the search ends: so many lots over those there are,
 between the two. With few tables plans differ more, and a swarm takes little time."""
 _FIRST_SWARM_STEPS, _SWARM_STEPS = 100, 20
