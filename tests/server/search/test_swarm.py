@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.server.search.fake_cost_model import FakeCostModel
-from tests.server.search.problems import random_task
+from tests.server.search.problems import problem, random_task, table
 
 from shardwright.domain import (
     SearchOptions,
@@ -238,6 +238,56 @@ def test_what_is_repacked_keeps_memory_and_constraints(seed):
     for way in ways:
         check_plan(way.to_plan(), task)
         check_constraints(way.to_plan(), task, EVERYTHING)
+
+
+def test_the_first_ways_spread_the_dearest_lots_one_by_one_and_then_together():
+    book = book_of(two_hosts(3, tables=(12, 13)))
+    a = assigned(book, scattered(book, 1))
+    able = [lot for lot, facts in enumerate(book.lots) if facts.spreads]
+    alone_ms = book.catalog.compute_ms[book.wholes]
+    dearest = sorted(able, key=lambda lot: -alone_ms[lot])
+    ways = [set(way.spreads) for way in repacked(book, a, seed=0, count=11)]
+    assert ways[:8] == [{lot} for lot in dearest[:8]]
+    assert ways[8:] == [set(dearest[:count]) for count in (2, 3, 4)]
+
+
+def test_the_next_ways_gather_lots_that_are_spread():
+    book = book_of(two_hosts(3, tables=(12, 13)))
+    a = with_spreads(book)
+    others = [lot for lot, facts in enumerate(book.lots) if facts.spreads and lot not in a.spreads]
+    ways = [set(way.spreads) for way in repacked(book, a, seed=0, count=min(8, len(others)) + 3)]
+    assert all(way > set(a.spreads) for way in ways[:-3])
+    assert [set(a.spreads) - way for way in ways[-3:]] == [{lot} for lot in a.spreads]
+
+
+def test_placed_lanes_are_legal_and_of_the_cuts_asked_for():
+    task = random_task(2, tables=(12, 20), devices=4, memory_gib=64)
+    book = book_of(task)
+    ways = Cutter(book).halvings(2, 3)
+    lane_book = LaneBook(book)
+    placed = place(lane_book, ways, [1.2, 9.0])
+    assert len(placed.lots) == 2 * len(ways)
+    for row in range(len(placed.lots)):
+        a = lane_book.assignment(placed, row)
+        check_plan(a.to_plan(), task)
+        kinds = sorted(kind for cut in ways[row // 2] for kind in cut.kinds)
+        assert sorted(a.kinds.tolist()) == kinds
+    dims = lane_book.lanes(placed).dims
+    # under the close cap no device is much wider than the others, under the other some are
+    assert dims[::2].max() <= 1.3 * dims.mean() < dims[1::2].max()
+
+
+def test_where_the_cap_leaves_no_device_memory_alone_decides():
+    full = [table(f"t{i}", rows=2**20, dim=16) for i in range(6)]
+    task = problem(full, devices=2, memory_bytes=3 * 2**26)
+    book = book_of(task, SearchOptions(sharding_types=(ShardingType.TABLE_WISE,)))
+    lane_book = LaneBook(book)
+    ways = [list(Cutter(book).cuts)]
+    (used_bytes,) = lane_book.lanes(place(lane_book, ways, [0.5])).used_bytes
+    assert used_bytes.tolist() == [3 * 2**26, 3 * 2**26]
+    tighter = problem(full, devices=2, memory_bytes=3 * 2**26 - 1)
+    book = book_of(tighter, SearchOptions(sharding_types=(ShardingType.TABLE_WISE,)))
+    assert len(place(LaneBook(book), [list(Cutter(book).cuts)], [9.0]).lots) == 0
 
 
 def search_start(book, halvings=0):
