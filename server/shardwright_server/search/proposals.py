@@ -65,8 +65,8 @@ def propose(
     """Finds moves, and what source and target hold after each.
 
     Moves that promise less than `least_gain` are left out, and those after which one of the two
-    devices would be slower than the slowest is now. (On 14 tasks for 8 and 32 devices, six in ten
-    of the best moves of devices promised less than 2e-5; one in a hundred of those kept it.)
+    devices would be slower than the slowest is now. (On 14 tasks for 8 and 32 devices, two in three
+    of the best moves of devices promised less than 2e-5; one in fifty of those gained as much.)
 
     Args:
         units: Of the problem.
