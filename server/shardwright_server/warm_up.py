@@ -1,6 +1,6 @@
 """Warming up: the search's compiled loops are made ready before the first request comes.
 
-numba compiles them when they are first called, which takes some ten seconds, and keeps the result
+numba compiles them when they are first called, which takes up to a minute, and keeps the result
 on disk, beside the package or where `NUMBA_CACHE_DIR` says, so that the next start takes one.
 """
 
