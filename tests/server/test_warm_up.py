@@ -8,7 +8,17 @@ from shardwright.domain import PlanRequest, SearchOptions, ShardingType
 from shardwright_costmodel.registry import DEFAULT_BUNDLES_URL, Registry
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_server import planning
-from shardwright_server.search import baselines, objective, placing, proposals, repack, sums, taking
+from shardwright_server.search import (
+    baselines,
+    objective,
+    placing,
+    proposals,
+    repack,
+    sums,
+    taking,
+    transfer_curves,
+    ways,
+)
 from shardwright_server.warm_up import warm_up
 
 ENTRIES = (
@@ -19,7 +29,10 @@ ENTRIES = (
     repack._repack,
     sums.device_sums,
     sums.sum_up,
+    taking.still_active,
     taking.take_best,
+    transfer_curves._interpolate,
+    ways._cut_rods,
 )
 """Loops that Python calls; they bring the others."""
 

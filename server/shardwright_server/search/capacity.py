@@ -131,7 +131,7 @@ def _too_much(
 def _check_table(
     problem: ShardingProblem, options: SearchOptions, table: EmbeddingTable, reach: Reach
 ) -> None:
-    types = allowed_sharding_types(table, options, problem.cluster)
+    types = _types(problem, options, table)
     whole_bytes = _whole_bytes(problem, table)
     if ShardingType.TABLE_WISE in types and whole_bytes <= reach.largest_bytes:
         return  # nearly every table of nearly every request
@@ -219,10 +219,18 @@ def _check_group(
 
 def _least_bytes(problem: ShardingProblem, options: SearchOptions, table: EmbeddingTable) -> int:
     """Memory of a table over all devices, at least."""
-    types = allowed_sharding_types(table, options, problem.cluster)
-    if types == (ShardingType.DATA_PARALLEL,):
+    if _types(problem, options, table) == (ShardingType.DATA_PARALLEL,):
         return problem.cluster.num_devices * problem.replica_bytes(table)
     return _whole_bytes(problem, table)
+
+
+def _types(
+    problem: ShardingProblem, options: SearchOptions, table: EmbeddingTable
+) -> tuple[ShardingType, ...]:
+    """Ways to cut; on a single device each leaves a table whole, data-parallel no copy."""
+    if problem.cluster.num_devices == 1:
+        return (ShardingType.TABLE_WISE,)
+    return allowed_sharding_types(table, options, problem.cluster)
 
 
 def _whole_bytes(problem: ShardingProblem, table: EmbeddingTable) -> int:

@@ -104,8 +104,8 @@ class PlanEvaluator:
 
     def compute_ms(self, encodings: FloatArray) -> Float64Array:
         """Forward + backward of devices, `[m, e] float32` -> `[m] float64`."""
-        forward_and_backward = self._cost_model.compute_ms(encodings)
-        return np.asarray(forward_and_backward.astype(np.float64).sum(axis=1))
+        forward, backward = self._cost_model.compute_ms(encodings).T
+        return np.add(forward, backward, dtype=np.float64)
 
     def costs(
         self,

@@ -49,32 +49,36 @@ class LaneBook:
         """Lanes that begin there; every one must fit into memory."""
         book = self.book
         k, w, e = len(slots.lots), book.num_devices, book.catalog.encodings.shape[1]
-        dims = np.zeros((k, w), dtype=np.int64)
+        dims, compute_ms = np.zeros((k, w), dtype=np.int64), np.empty((k, w))
+        sums = np.empty((k, w, e), dtype=np.float32)
+        transfers_ms, mean_dims = np.empty((k, POINTS), dtype=np.float32), np.empty(k)
+        all_reduce_ms, all_reduce_bytes = np.zeros(k), np.zeros(k, dtype=np.int64)
         lanes = Lanes(
-            *slots.chosen(np.arange(k)),
+            *(field.copy() for field in slots),
             base=np.zeros((k, w, e), dtype=np.float32),
-            compute_ms=np.zeros((k, w)),
+            compute_ms=compute_ms,
             used_bytes=np.zeros((k, w), dtype=np.int64),
             dims=dims,
-            closed=np.repeat(~book.allowed[None], k, axis=0),
+            closed=np.empty((k, len(book.lots), w), dtype=np.bool_),
             prices=self._no_prices,
-            transfers_ms=np.zeros((k, POINTS), dtype=np.float32),
-            mean_dims=np.zeros(k),
-            all_reduce_ms=book.evaluator.all_reduce_ms(self._all_reduce_bytes(slots.spreads)),
+            transfers_ms=transfers_ms,
+            mean_dims=mean_dims,
+            all_reduce_ms=all_reduce_ms,
         )
-        sum_up(self.units, self.spreads, lanes)
-        lanes.compute_ms[:] = self.compute_ms(self.sums(lanes))
-        lanes.transfers_ms[:], lanes.mean_dims[:] = self._curves.of(dims)
+        sum_up(self.units, self.spreads, lanes, sums, all_reduce_bytes)
+        compute_ms[:] = self.compute_ms(sums)
+        transfers_ms[:], mean_dims[:] = self._curves.of(dims)
+        if all_reduce_bytes.any():
+            all_reduce_ms[:] = book.evaluator.all_reduce_ms(all_reduce_bytes)
         return lanes
 
     def some(self, lanes: Lanes, rows: IntArray) -> Lanes:
         """Some of the lanes, copied."""
-        fields = {name: getattr(lanes, name) for name in lanes._fields if name != "prices"}
-        return Lanes(**{name: field[rows] for name, field in fields.items()}, prices=lanes.prices)
+        return Lanes(*(f if f is lanes.prices else f[rows] for f in lanes))
 
     def sums(self, lanes: Lanes) -> FloatArray:
         """What the devices of lanes hold, `[k, w, e]`."""
-        sums = np.zeros(lanes.base.shape, dtype=np.float32)
+        sums = np.empty(lanes.base.shape, dtype=np.float32)
         device_sums(self.units, lanes, sums)
         return sums
 
@@ -83,11 +87,12 @@ class LaneBook:
         flat = self.book.evaluator.compute_ms(sums.reshape(-1, sums.shape[-1]))
         return flat.reshape(sums.shape[:-1])
 
-    def exact_ms(self, slots: Slots) -> float:
-        """What a single assignment costs, with the transfers of all devices."""
-        lanes, evaluator = self.lanes(slots), self.book.evaluator
-        all_reduce_bytes = self._all_reduce_bytes(slots.spreads)
-        return float(evaluator.costs(lanes.compute_ms, lanes.dims, all_reduce_bytes).cost_ms[0])
+    def exact_ms(self, slots: Slots) -> Float64Array:
+        """What assignments cost, with the transfers of all devices, `[k]`."""
+        lanes = self.lanes(slots)
+        ways = np.append(self.spreads.all_reduce_bytes, 0)  # NONE is the last
+        all_reduce_bytes = ways[slots.spreads].sum(axis=1)
+        return self.book.evaluator.costs(lanes.compute_ms, lanes.dims, all_reduce_bytes).cost_ms
 
     def assignment(self, slots: Slots | Lanes, row: int) -> Assignment:
         """One of the assignments."""
@@ -100,8 +105,3 @@ class LaneBook:
             slots.devices[row][held],
             {lot: self.spreads.spread(way) for lot, way in spreads if way != NONE},
         )
-
-    def _all_reduce_bytes(self, spreads: IntArray) -> IntArray:
-        """Of data-parallel lots, `[k, lots] -> [k]`."""
-        ways = np.append(self.spreads.all_reduce_bytes, 0)  # NONE is the last
-        return np.asarray(ways[spreads].sum(axis=1))

@@ -150,9 +150,28 @@ class Slots(NamedTuple):
             np.full((count, lots), NONE, dtype=np.int64),
         )
 
+    @classmethod
+    def of(cls, lanes: Lanes) -> Slots:
+        """What lies where in lanes; shares their arrays."""
+        return cls(lanes.lots, lanes.kinds, lanes.devices, lanes.spreads)
+
     def chosen(self, rows: Sequence[int] | IntArray) -> Slots:
         """Some of them, copied."""
         return Slots(*(field[rows] for field in self))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Slots]) -> Slots:
+        """All of some, of one problem."""
+        first = parts[0]
+        widest = max(part.lots.shape[1] for part in parts)
+        found = cls.empty(sum(len(part.lots) for part in parts), widest, first.spreads.shape[1])
+        start = 0
+        for part in parts:
+            rows = slice(start, start + len(part.lots))
+            for ours, theirs in zip(found, part, strict=True):
+                ours[rows, : theirs.shape[1]] = theirs
+            start = rows.stop
+        return found
 
 
 class Lanes(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -143,6 +144,8 @@ class _Collector:
         self._kept_in_catalog = units <= MOST_KINDS
         self._busiest: list[FloatArray] = []
         self._busiest_tables: list[IntArray] = []
+        self._waiting: list[tuple[list[Piece], Callable[[FloatArray], None]]] = []
+        self._waiting_rows = 0
 
     def collect(self) -> LeastWork:
         cluster = self._problem.cluster
@@ -152,6 +155,7 @@ class _Collector:
         copied = self._copied()
         self._add_spread(ShardingType.DATA_PARALLEL, num_devices, copies=True, allowed=copied)
         free = self._add_columns()
+        self._flush()
         self._total[free] = 0.0
         self._total[np.isinf(self._total)] = 0.0  # no way fits into memory: no plan, any bound
         tables = np.concatenate([*self._busiest_tables, np.empty(0, np.int64)])
@@ -222,15 +226,33 @@ class _Collector:
         tables = self._problem.tables
         if allowed is None:
             allowed = np.array([kind in types for types in self._types])
+        parts = {"copies": devices} if copies else {"row_parts": devices}
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
-            self._on_step()
-            parts = {"copies": devices} if copies else {"row_parts": devices}
-            encodings = self._encode(
-                [Piece(i, tables[i].embedding_dim, **parts) for i in indices.tolist()]
-            )
-            self._keep(Spread(indices, encodings[:, None], devices, copies))
-            self._total[indices] = np.minimum(self._total[indices], encodings * devices)
-            self._add_busiest(indices, encodings)
+            pieces = [Piece(i, tables[i].embedding_dim, **parts) for i in indices.tolist()]
+            self._add(pieces, partial(self._note_spread, indices, devices, copies))
+
+    def _note_spread(
+        self, indices: IntArray, devices: int, copies: bool, encodings: FloatArray
+    ) -> None:
+        self._keep(Spread(indices, encodings[:, None], devices, copies))
+        self._total[indices] = np.minimum(self._total[indices], encodings * devices)
+        self._add_busiest(indices, encodings)
+
+    def _add(self, pieces: list[Piece], note: Callable[[FloatArray], None]) -> None:
+        """Calls `note` with the encodings of pieces `[n, e]`, once there are enough to encode."""
+        self._on_step()
+        if self._waiting_rows + len(pieces) > _CHUNK_ROWS:
+            self._flush()
+        self._waiting.append((pieces, note))
+        self._waiting_rows += len(pieces)
+
+    def _flush(self) -> None:
+        waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        encodings = self._encode([piece for pieces, _ in waiting for piece in pieces])
+        start = 0
+        for pieces, note in waiting:
+            note(encodings[start : start + len(pieces)])
+            start += len(pieces)
 
     def _encode(self, pieces: list[Piece]) -> FloatArray:
         """Encodings of pieces, `[n, e]`; the catalog keeps them, unless they are too many."""
@@ -257,8 +279,10 @@ class _Collector:
                 shapes.setdefault((units, least), []).append(i)
         for (units, least), members in shapes.items():
             widths = np.array([*(range(least, units - least + 1) if least else ()), units])
+            columns = (COLUMN_MULTIPLE * widths).tolist()
             for indices in _chunks(np.array(members), max(1, _CHUNK_ROWS // len(widths))):
-                self._add_shape(indices, widths, least)
+                pieces = [Piece(i, width) for i in indices.tolist() for width in columns]
+                self._add(pieces, partial(self._note_columns, indices, widths, least))
         return np.array(free, dtype=np.int64)
 
     def _units(self, table: EmbeddingTable, types: frozenset[ShardingType]) -> tuple[int, int]:
@@ -267,19 +291,19 @@ class _Collector:
         least = table.constraints.min_column_width // COLUMN_MULTIPLE
         return units, least if ShardingType.COLUMN_WISE in types and units >= 2 * least else 0
 
-    def _add_shape(self, indices: IntArray, widths: IntArray, least: int) -> None:
+    def _note_columns(
+        self, indices: IntArray, widths: IntArray, least: int, encodings: FloatArray
+    ) -> None:
         """Tables of one width, with all their pieces of allowed widths.
 
         Args:
             indices: `[n] int64`, of the tables.
             widths: Rising, in units; the last is the whole table's.
             least: Narrowest piece, in units; 0: the tables are not cut.
+            encodings: `[n * widths, e]`, of all widths of each table in turn.
         """
-        self._on_step()
         units = int(widths[-1])
-        columns = (COLUMN_MULTIPLE * widths).tolist()
-        encoded = self._encode([Piece(i, width) for i in indices.tolist() for width in columns])
-        encoded = encoded.reshape(len(indices), len(widths), -1)
+        encoded = encodings.reshape(len(indices), len(widths), -1)
         fitting = np.array([self._fitting_units(int(i)) for i in indices])
         allowed = widths <= fitting[:, None]
         allowed[:, -1] &= [ShardingType.TABLE_WISE in self._types[i] for i in indices]

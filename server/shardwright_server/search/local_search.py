@@ -15,6 +15,7 @@ time budget or deadline ends it earlier.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,24 +46,43 @@ _WAYS = 4
 _MOST_CUTS = 1000
 _MOST_LANE_CELLS = 10_000_000
 """Lots times devices times lanes, at most; bounds memory."""
-_SWARM_MOVES = 2_100_000
-_MOST_SWARM = 20
-"""Climbs of a swarm: the root of so many moves over those of one plan; at least one, and at most
-three for each device. On 100 tasks for eight devices 16 climbs left half of what 12 did above the
-best plans known, and 20 a sixth less."""
+_TIGHT_FILL = 0.8
+"""Of all memory for shards: where tables take more, plans differ more, and effort pays. Measured on
+100 tasks for eight devices: less of it costs 0.03 % where they take less, 0.25 % where more."""
+
+
+class _Effort(NamedTuple):
+    """How long is searched.
+
+    Attributes:
+        swarm_moves: A swarm has the root of so many moves over those of one plan for climbs, at
+            least one, and at most three for each device.
+        most_climbs: But never more.
+        hope: See `Swarm`; where there are several climbs.
+        patience: Swarms in a row that find nothing before the search ends, beside as many as were
+            needed to find the last.
+        most_swarms: After the first.
+    """
+
+    swarm_moves: int
+    most_climbs: int
+    hope: float
+    patience: int
+    most_swarms: int
+
+
+_ROOMY = _Effort(2_100_000, 20, 0.06, 3, 16)
+_TIGHT = _Effort(4_000_000, 28, math.inf, 8, 24)
 _SHARE_APART = 0.5
 """Of the climbs of a swarm that begin with the spread lots there were, and of those that do not."""
-_ROUND_MOVES = 10_000_000
-_MOST_ROUNDS = 16
-_LOTS_A_ROUND = 2
+_LATER_MOVES = 10_000_000
+_LOTS_A_SWARM = 2
 _REPACKED = 64
-"""Swarms after the first: the root of so many moves over those of one plan, at most so many and one
-for so many lots; and the ways to repack that each begins with."""
-_PATIENCE = 3
-_MOST_PATIENCE = 8
+"""Swarms after the first: at most the root of so many moves over those of one plan, and one for so
+many lots; and the ways to repack that each begins with."""
 _PATIENT_LOTS = 250
-"""Swarms in a row that find nothing before the search ends: so many lots over those there are,
-between the two. With few tables plans differ more, and a swarm takes little time."""
+_LEAST_PATIENCE = 3
+"""Patience is at most so many lots over those there are, but never less than this."""
 _FIRST_SWARM_STEPS, _SWARM_STEPS = 100, 20
 _CAPS = (1.05, 1.2, 1.5)
 _FEW_CAPS = (1.2,)
@@ -95,8 +115,6 @@ def search_locally(
 class _LocalSearch:
     """One run of the search."""
 
-    _best: Slots
-
     def __init__(
         self,
         evaluator: PlanEvaluator,
@@ -108,8 +126,11 @@ class _LocalSearch:
         self._options = options
         self._budget = budget
         self._on_improvement = on_improvement
-        # with the transfers of all devices, and as a swarm has it
-        self._best_ms = self._best_near_ms = math.inf
+        # as swarms have it: transfers of the device with the largest sum of dims alone
+        self._kept: list[Slots] = []
+        tight = evaluator.problem.total_bytes > _TIGHT_FILL * evaluator.memory_bytes.sum()
+        self._effort = _TIGHT if tight else _ROOMY
+        self._best_ms = math.inf
 
     def run(self) -> None:
         """Searches to the end; there is a plan unless this raises another than OutOfTime."""
@@ -118,18 +139,18 @@ class _LocalSearch:
         for lanes in self._first_lanes():
             latest = self._swarm(lanes, _FIRST_SWARM_STEPS)
         repacker = Repacker(self._lane_book, self._options.seed)
-        most_patience = min(_MOST_PATIENCE, _PATIENT_LOTS // len(self._book.lots))
-        most_patience = patience = max(_PATIENCE, most_patience)
-        for _ in range(self._num_rounds()):
+        most_patience = max(_LEAST_PATIENCE, _PATIENT_LOTS // len(self._book.lots))
+        last_gain = 0
+        for number in range(1, self._num_later_swarms() + 1):
             self._budget.check()
-            before_ms, now = self._best_ms, self._lane_book.lanes(latest)
-            prices = take_prices(self._lane_book, now)
-            repacked = repacker.ways(now._replace(prices=prices), _REPACKED)
+            before_ms, prices = self._best_ms, take_prices(self._lane_book, latest)
+            repacked = repacker.ways(latest._replace(prices=prices), _REPACKED)
             if len(repacked.lots):
                 lanes = self._lane_book.lanes(repacked)
                 latest = self._swarm(lanes, _SWARM_STEPS, latest, prices)
-            patience = patience - 1 if self._best_ms == before_ms else most_patience
-            if not patience:
+            if self._best_ms < before_ms:
+                last_gain = number
+            elif number - last_gain >= min(most_patience, self._effort.patience + last_gain):
                 break
 
     def _first_lanes(self) -> list[Lanes]:
@@ -157,8 +178,8 @@ class _LocalSearch:
         return [self._lane_book.lanes(slots) for slots in found]
 
     def _swarm(
-        self, lanes: Lanes, steps: int, root: Slots | None = None, prices: FloatArray | None = None
-    ) -> Slots:
+        self, lanes: Lanes, steps: int, root: Lanes | None = None, prices: FloatArray | None = None
+    ) -> Lanes:
         """Climbs from the best of some lanes; returns the best that it came to.
 
         Args:
@@ -171,14 +192,15 @@ class _LocalSearch:
         chosen = self._chosen(lanes, root)
         begin = self._lane_book.some(lanes, chosen)
         prices = take_prices(self._lane_book, begin) if prices is None else prices
-        swarm = Swarm(self._lane_book, begin._replace(prices=prices))
+        hope = self._effort.hope if len(chosen) >= _SEVERAL else math.inf
+        swarm = Swarm(self._lane_book, begin._replace(prices=prices), hope)
         if not self._budget.plan_found:
             self._keep(swarm)
         try:
-            swarm.climb(steps, self._budget.check)
+            swarm.climb(steps, self._best_ms, self._budget.check)
         finally:  # out of time, too
             self._keep(swarm)
-        return swarm.best.chosen([int(swarm.cost_ms.argmin())])
+        return self._lane_book.some(swarm.best, np.array([swarm.cost_ms.argmin()]))
 
     def _num_moves(self) -> int:
         """Moves of a plan, roughly: swaps of two units, and parts of a unit to any device."""
@@ -187,15 +209,15 @@ class _LocalSearch:
 
     def _num_climbs(self) -> int:
         """Climbs of a swarm."""
-        most = math.isqrt(_SWARM_MOVES // self._num_moves())
-        return max(1, min(_MOST_SWARM, 3 * self._book.num_devices, most))
+        most = math.isqrt(self._effort.swarm_moves // self._num_moves())
+        return max(1, min(self._effort.most_climbs, 3 * self._book.num_devices, most))
 
-    def _num_rounds(self) -> int:
+    def _num_later_swarms(self) -> int:
         """Swarms after the first, at most."""
-        most = math.isqrt(_ROUND_MOVES // self._num_moves())
-        return min(most, _MOST_ROUNDS, len(self._book.lots) // _LOTS_A_ROUND)
+        most = math.isqrt(_LATER_MOVES // self._num_moves())
+        return min(most, self._effort.most_swarms, len(self._book.lots) // _LOTS_A_SWARM)
 
-    def _chosen(self, lanes: Lanes, root: Slots | None) -> IntArray:
+    def _chosen(self, lanes: Lanes, root: Lanes | None) -> IntArray:
         """The cheapest lanes, of different costs; some with the root's spread lots, some without.
 
         Without a root some are without any spread lot. Greedy plans say little of what a climb
@@ -212,8 +234,10 @@ class _LocalSearch:
         return np.asarray(chosen[np.argsort(found_ms[chosen], kind="stable")])
 
     def plan(self) -> ShardingPlan:
-        """The best plan so far."""
-        return self._lane_book.assignment(self._best, 0).to_plan()
+        """The best plan so far, by what those cost exactly that nearly were the best."""
+        kept = Slots.joined(self._kept)
+        best = int(self._lane_book.exact_ms(kept).argmin())
+        return self._lane_book.assignment(kept, best).to_plan()
 
     def _ways(self) -> list[Cuts]:
         """Distinct ways to cut the lots, with and without spreading them."""
@@ -236,16 +260,13 @@ class _LocalSearch:
     def _keep(self, swarm: Swarm) -> None:
         """Keeps the cheapest plan of a swarm if it is better by more than noise."""
         lane = int(swarm.cost_ms.argmin())
-        if swarm.cost_ms[lane] > (1.0 - _MIN_GAIN) * self._best_near_ms:
+        if swarm.cost_ms[lane] > (1.0 - _MIN_GAIN) * self._best_ms:
             return
-        found = swarm.best.chosen([lane])
-        cost_ms = self._lane_book.exact_ms(found)
-        if cost_ms > (1.0 - _MIN_GAIN) * self._best_ms:
-            return
-        self._best, self._best_ms, self._best_near_ms = found, cost_ms, float(swarm.cost_ms[lane])
+        self._best_ms = float(swarm.cost_ms[lane])
+        self._kept.append(Slots.of(swarm.best).chosen([lane]))
         self._budget.plan_found = True
         if self._on_improvement is not None:
-            self._on_improvement(self.plan())
+            self._on_improvement(self._lane_book.assignment(self._kept[-1], 0).to_plan())
 
 
 def _spaced(ways: list[Cuts], count: int) -> list[Cuts]:

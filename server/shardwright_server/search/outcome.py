@@ -10,7 +10,7 @@ from shardwright.domain import ShardingPlan, StoppedBy
 from shardwright_server.search.budget import OutOfTime
 
 OnImprovement = Callable[[ShardingPlan], None]
-"""Told of each better plan as soon as it is found."""
+"""Told of each plan that seems to be better, as soon as it is found; it may cost a little more."""
 
 
 @dataclass(frozen=True)

@@ -76,16 +76,16 @@ def propose(
         sources: Devices of each lane that are looked at, those that add most to the objective.
         count: Moves of a source.
         least_gain: Of the objective, relative.
-        moves: `[a, sources * count]`, filled.
+        moves: `[a, sources * count]` or more lanes, the first `a` are filled.
         sums: `[a * sources * count, 2, e]`, filled for the moves there are, in their order.
 
     Returns:
         How many moves there are.
     """
-    moves.merit_ms[:] = np.inf
     n = 0
     for row in range(len(active)):
         lane = active[row]
+        moves.merit_ms[row] = np.inf
         around = _around(lanes, lane, squarings[lane], least_gain)
         if around.slowest_ms > 0.0:
             laid = _laid_out(units, lanes, lane, around)
@@ -142,6 +142,9 @@ adds to the objective now, ms; what the unit adds to a source; computation of it
 another unit, too; what is promised. Computation is over the slowest, dims over the widest."""
 
 
+_BLOCK = 8
+"""Of units that vectors hold: whole blocks leave no rest to be judged one by one."""
+
 _Rows = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]
 
 
@@ -168,7 +171,8 @@ class _LaidOut(NamedTuple):
         slots: `[n] int64`, of the units.
         kinds: `[n] int64`.
         in_lot: `[lots] int64`, units of each lot.
-        of_units: `[7, n] float32`, in the order of the constants above.
+        of_units: `[7, n + _BLOCK] float32`, in the order of the constants above; what is behind the
+            units promises nothing.
         of_devices: `[7, w] float32`, the same of devices by number, where it makes sense.
     """
 
@@ -198,7 +202,8 @@ def _laid_out(units: Units, lanes: Lanes, lane: int, around: _Around) -> _LaidOu
             n += 1
     for rank in range(w):
         start[rank + 1] += start[rank]
-    of_devices, of_units = np.empty((7, w), np.float32), np.empty((7, n), np.float32)
+    of_devices, of_units = np.empty((7, w), np.float32), np.zeros((7, n + _BLOCK), np.float32)
+    of_units[_LOAD, n:] = np.inf
     for d in range(w):
         of_devices[_LOAD, d] = compute_ms[d] / slowest_ms
         of_devices[_DIMS, d] = dims[d] / widest
@@ -463,6 +468,7 @@ def _note_swaps(
                 found = _judge_swaps(
                     rows_of_units,
                     start[later],
+                    n,
                     np.float32(left),
                     np.float32(dims),
                     np.float32(term_ms),
@@ -494,6 +500,7 @@ def _note_swaps(
 def _judge_swaps(
     of_units: _Rows,
     first: int,
+    end: int,
     left: np.float32,
     dims: np.float32,
     term_ms: np.float32,
@@ -510,6 +517,7 @@ def _judge_swaps(
     Args:
         of_units: As in `_LaidOut`, with prices and loads.
         first: Of the units looked at.
+        end: Behind the last.
         left: Computation of the source without its unit.
         dims: Of the source.
         term_ms: What the source adds to the objective.
@@ -525,9 +533,10 @@ def _judge_swaps(
     own, widths, their_dims, terms, prices, loads, merits = of_units
     zero, found = np.float32(0.0), 0
     begin = np.uint64(first)  # a signed index might count from the end, which no vector can
+    count = (end - first + _BLOCK - 1) // _BLOCK * _BLOCK
     # several loops, so that the compiler need not do the work of two for either
     if sharp:
-        for at in range(len(own) - first):
+        for at in range(count):
             j = begin + np.uint64(at)
             a, b = max(left + prices[j], zero), max(loads[j] - own[j], zero)
             moved = columns - widths[j]
@@ -535,14 +544,14 @@ def _judge_swaps(
             merit = rate * (_sharp(a) + _sharp(b)) + dims_rate * (c + d) - (term_ms + terms[j])
             merits[j] = _unless_slower(merit, max(a, b))
     else:
-        for at in range(len(own) - first):
+        for at in range(count):
             j = begin + np.uint64(at)
             a, b = max(left + prices[j], zero), max(loads[j] - own[j], zero)
             moved = columns - widths[j]
             c, d = _soft(dims - moved), _soft(their_dims[j] + moved)
             merit = rate * (_soft(a) + _soft(b)) + dims_rate * (c + d) - (term_ms + terms[j])
             merits[j] = _unless_slower(merit, max(a, b))
-    for at in range(len(own) - first):
+    for at in range(count):
         j = begin + np.uint64(at)
         found += merits[j] < worst
     return found

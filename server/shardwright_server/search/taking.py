@@ -16,11 +16,11 @@ from shardwright_server.search.lanes import (
     UNIT,
     Lanes,
     Moves,
-    Slots,
     Units,
 )
 from shardwright_server.search.lots import BoolArray
 from shardwright_server.search.objective import (
+    SHARP,
     cost_ms,
     largest,
     power,
@@ -40,7 +40,7 @@ def take_best(
     moves: Moves,
     compute_ms: Float64Array,
     least_gain: float,
-    best: Slots,
+    best: Lanes,
     best_ms: Float64Array,
 ) -> BoolArray:
     """Takes the best moves of each lane that touch different devices, by exact computation.
@@ -53,7 +53,7 @@ def take_best(
         moves: `[a, m]`.
         compute_ms: `[n, 2] float64`, of source and target after each of the moves there are.
         least_gain: Of the objective, relative, below which a move is not taken.
-        best: `k` assignments, the cheapest that each lane has passed; changed.
+        best: `k` lanes, the cheapest plan that each has passed; changed.
         best_ms: `[k] float64`, what they cost; changed.
 
     Returns:
@@ -83,10 +83,20 @@ def take_best(
             now_ms = cost_ms(lanes, lane)
             if now_ms < best_ms[lane]:
                 best_ms[lane] = now_ms
-                best.lots[lane] = lanes.lots[lane]
-                best.kinds[lane] = lanes.kinds[lane]
-                best.devices[lane] = lanes.devices[lane]
+                _copy(lanes, best, lane)
     return moved
+
+
+@njit(cache=True)
+def _copy(lanes: Lanes, best: Lanes, lane: int) -> None:
+    """Copies what moves change."""
+    best.lots[lane] = lanes.lots[lane]
+    best.kinds[lane] = lanes.kinds[lane]
+    best.devices[lane] = lanes.devices[lane]
+    best.compute_ms[lane] = lanes.compute_ms[lane]
+    best.used_bytes[lane] = lanes.used_bytes[lane]
+    best.dims[lane] = lanes.dims[lane]
+    best.closed[lane] = lanes.closed[lane]
 
 
 @njit(cache=True)
@@ -178,3 +188,38 @@ def _take(units: Units, lanes: Lanes, lane: int, move: IntArray) -> bool:
     if stays == NONE:
         lanes.closed[lane, lot, s] = not units.allowed[lot, s]
     return True
+
+
+@njit(cache=True)
+def still_active(
+    active: IntArray,
+    moved: BoolArray,
+    squarings: IntArray,
+    cost_ms: Float64Array,
+    best_ms: float,
+    hopeless: float,
+) -> IntArray:
+    """Of the active lanes, `[a] int64`, those that go on.
+
+    A lane that has not moved gets the sharper objective, or ends if it had that already.
+
+    Args:
+        active: `[a] int64`.
+        moved: `[a]`.
+        squarings: `[k] int64`; changed.
+        cost_ms: `[k] float64`, what the best plans of lanes cost.
+        best_ms: What the best plan costs beside those.
+        hopeless: A lane ends that costs more than so many times what the best plan does.
+    """
+    found, count = np.empty_like(active), 0
+    for lane_ms in cost_ms:
+        best_ms = min(best_ms, lane_ms)
+    for row in range(len(active)):
+        lane = active[row]
+        ended = not moved[row] and squarings[lane] == SHARP
+        if not moved[row]:
+            squarings[lane] = SHARP
+        if not ended and cost_ms[lane] <= hopeless * best_ms:
+            found[count] = lane
+            count += 1
+    return found[:count]

@@ -85,7 +85,7 @@ class _Tightening:
         self._copied = work.copied
         self._columns = columns
         self._least_transfer_ms = tangent.transfer_ms(work.dims)
-        floors_ms = [_piece_floors_ms(way, floor_ms) for way in ways]
+        floors_ms = _floors_of_pieces(ways, floor_ms)
         self.hot: BoolArray = np.zeros(len(work.total), dtype=bool)
         most_ms = bound_ms - self._least_transfer_ms
         for way, floors in zip(ways, floors_ms, strict=True):
@@ -122,7 +122,12 @@ class _Tightening:
         return slowest_ms + self._tangent.transfer_ms(dims)
 
 
-def _piece_floors_ms(way: Way, floor_ms: Callable[[FloatArray], Float64Array]) -> Float64Array:
-    """Floors of devices with one piece alone, `[n, pieces]`."""
-    shape = way.encodings.shape
-    return floor_ms(way.encodings.reshape(-1, shape[2])).reshape(shape[:2])
+def _floors_of_pieces(
+    ways: list[Way], floor_ms: Callable[[FloatArray], Float64Array]
+) -> list[Float64Array]:
+    """Floors of devices with one piece alone, `[n, pieces]` of each way."""
+    shapes = [way.encodings.shape for way in ways]
+    rows = np.concatenate([way.encodings.reshape(-1, way.encodings.shape[2]) for way in ways])
+    ends = np.cumsum([n * pieces for n, pieces, _ in shapes])
+    floors_ms = np.split(floor_ms(rows), ends[:-1])
+    return [f.reshape(shape[:2]) for f, shape in zip(floors_ms, shapes, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.cost import PlanEvaluator
@@ -55,10 +56,8 @@ class TransferCurves:
     def _interpolated(self, means: Float64Array) -> FloatArray:
         if self._grid is None:
             self._grid = self._curves(self._grid_means, self._grid_means)
-        at = np.interp(means, self._grid_means, np.arange(_MEANS))
-        step = np.minimum(at.astype(np.int64), _MEANS - 2)
-        share = (at - step).astype(np.float32)[:, None]
-        curves: FloatArray = (1 - share) * self._grid[step] + share * self._grid[step + 1]
+        curves = np.empty((len(means), POINTS), dtype=np.float32)
+        _interpolate(self._grid_means, self._grid, means, curves)
         return curves
 
     def _curves(self, means: Float64Array, fullest: Float64Array) -> FloatArray:
@@ -71,3 +70,17 @@ class TransferCurves:
         return np.maximum.accumulate(ms.sum(axis=1).reshape(points.shape), axis=1).astype(
             np.float32
         )
+
+
+@njit(cache=True)
+def _interpolate(
+    grid_means: Float64Array, grid: FloatArray, means: Float64Array, curves: FloatArray
+) -> None:
+    """Fills curves, `[k, POINTS]`, from those of a grid of means, `[m, POINTS]`."""
+    for row in range(len(means)):
+        step = min(max(np.searchsorted(grid_means, means[row]), 1), len(grid_means) - 1) - 1
+        span = grid_means[step + 1] - grid_means[step]  # 0 on a single device
+        share = np.float32(min((means[row] - grid_means[step]) / span, 1.0) if span else 0.0)
+        for point in range(curves.shape[1]):
+            low, high = grid[step, point], grid[step + 1, point]
+            curves[row, point] = low + share * (high - low)

@@ -147,6 +147,11 @@ def test_copies_need_room_on_every_device():
     check_capacity(problem(tables[:1], devices=2, memory_bytes=512_000), ANY)
 
 
+def test_on_a_single_device_a_data_parallel_table_is_no_copy():
+    task = problem([table(rows=100, dim=64)], devices=1, memory_bytes=4 * 100 * 64)
+    check_capacity(task, SearchOptions(sharding_types=(ShardingType.DATA_PARALLEL,)))
+
+
 def test_a_group_must_fit_on_one_device():
     together = TableConstraints(colocation_group="pair")
     tables = [table(f"t{i}", rows=1000, constraints=together) for i in range(2)]

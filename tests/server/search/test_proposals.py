@@ -1,6 +1,7 @@
 """Compiled loops against plain Python: which moves there are, what they promise, what is taken."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,6 @@ from tests.server.search.test_swarm import (
 )
 
 from shardwright.domain import SearchOptions, ShardingType, TableConstraints
-from shardwright_server.search import swarm as swarm_module
 from shardwright_server.search.lanes import NONE, Moves
 from shardwright_server.search.objective import SHARP, SOFT, costs_ms, objective_ms
 from shardwright_server.search.proposals import propose
@@ -175,7 +175,7 @@ def gain(before, after, power):
 def test_every_possible_move_is_found_with_what_it_promises(seed, squarings):
     swarm = swarm_of(seed, tables=(10, 14))
     for climbed in (0, 3):  # at first all units are whole
-        swarm.climb(climbed, lambda: None)
+        swarm.climb(climbed, math.inf, lambda: None)
         swarm._lanes = swarm._lanes._replace(prices=take_prices(swarm._lane_book, swarm._lanes))
         for lane, found in enumerate(promised(swarm, squarings)):
             moves = reference(swarm, lane, squarings)
@@ -230,7 +230,7 @@ def test_what_lanes_say_of_devices_is_what_their_units_add_up_to(seed, tight):
         book = book_of(task)
     swarm = swarm_from(book, scattered(book, 3, seed))
     units = swarm._units
-    swarm.climb(40, lambda: None)
+    swarm.climb(40, math.inf, lambda: None)
     lanes = swarm._lanes
     for lane in range(3):
         used, dims = np.zeros_like(lanes.dims[lane]), np.zeros_like(lanes.dims[lane])
@@ -272,7 +272,7 @@ def test_constraints_are_kept():
     slots = scattered(book, 1)
     slots.devices[0, 0] = 1
     swarm = swarm_from(book, slots)
-    swarm.climb(60, lambda: None)
+    swarm.climb(60, math.inf, lambda: None)
     a = assigned(book, swarm.best)
     assert set(a.devices[a.lots == 0].tolist()) <= {1, 3}
     assert (a.lots == 1).sum() == 1
@@ -296,31 +296,49 @@ def test_the_second_of_two_widest_devices_counts():
     assert costs_ms(lanes)[0] == cost
 
 
-def test_a_lane_does_not_depend_on_the_others_until_it_is_given_up(monkeypatch):
-    monkeypatch.setattr(swarm_module, "_HOPELESS", np.inf)
+def test_a_lane_does_not_depend_on_the_others_while_there_is_hope():
     book = book_of(random_task(2, tables=(10, 20), devices=4, memory_gib=64))
     slots = scattered(book, 4)
     together = swarm_from(book, slots)
-    together.climb(30, lambda: None)
+    together.climb(30, math.inf, lambda: None)
     for lane in range(4):
         alone = swarm_from(book, slots.chosen([lane]), together._lanes.prices)
-        alone.climb(30, lambda: None)
+        alone.climb(30, math.inf, lambda: None)
         assert alone.cost_ms[0] == together.cost_ms[lane]
         found, wanted = assigned(book, alone.best), assigned(book, together.best, lane)
         assert found.to_plan() == wanted.to_plan()
 
 
-def test_lanes_far_from_the_best_end_and_keep_what_they_have():
+@pytest.mark.parametrize("hope", [0.0, 0.1, 0.5])
+def test_lanes_without_hope_end_and_keep_what_they_have(hope):
     book = book_of(random_task(2, tables=(10, 20), devices=4, memory_gib=64))
-    swarm = swarm_from(book, scattered(book, 12))
-    begin_ms = swarm.cost_ms.copy()
-    stays = begin_ms <= swarm_module._HOPELESS * begin_ms.min()
+    slots = scattered(book, 12)
+    one_step = swarm_from(book, slots)
+    one_step.climb(1, math.inf, lambda: None)
+    reached_ms = one_step.cost_ms
+    # halved after as many steps as four devices can be halved
+    stays = reached_ms <= (1.0 + hope * 0.5**0.5) * reached_ms.min()
     assert 0 < stays.sum() < 12
-    swarm._give_up()
-    np.testing.assert_array_equal(swarm._active, np.flatnonzero(stays))
-    swarm.climb(30, lambda: None)
-    np.testing.assert_array_equal(swarm.cost_ms[~stays], begin_ms[~stays])
-    assert (swarm.cost_ms[stays] < begin_ms[stays]).all()
+    swarm = swarm_from(book, slots, hope=hope)
+    swarm.climb(30, math.inf, lambda: None)
+    np.testing.assert_array_equal(swarm.cost_ms[~stays], reached_ms[~stays])
+    assert swarm.cost_ms[stays].min() < reached_ms.min()
+
+
+def test_the_best_plan_found_before_takes_hope_too():
+    book = book_of(random_task(2, tables=(10, 20), devices=4, memory_gib=64))
+    slots = scattered(book, 12)
+    begin_ms = swarm_from(book, slots).cost_ms
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    swarm = swarm_from(book, slots, hope=0.5)
+    swarm.climb(30, begin_ms.min() / 100.0, count)
+    assert steps == 1
+    assert not len(swarm._active)
 
 
 def test_without_anything_to_gain_a_swarm_stops():
@@ -334,5 +352,5 @@ def test_without_anything_to_gain_a_swarm_stops():
         nonlocal steps
         steps += 1
 
-    swarm.climb(1000, count)
+    swarm.climb(1000, math.inf, count)
     assert steps < 50

@@ -1,5 +1,6 @@
 """Placing, climbing and repacking in lockstep: `placing`, `swarm`, `repack`, `transfer_curves`."""
 
+import math
 import random
 from dataclasses import replace
 
@@ -62,16 +63,16 @@ def used_bytes(book, slots):
     return LaneBook(book).lanes(slots).used_bytes
 
 
-def swarm_from(book, slots, prices=None):
+def swarm_from(book, slots, prices=None, hope=math.inf):
     lane_book = LaneBook(book)
     lanes = lane_book.lanes(slots)
     prices = take_prices(lane_book, lanes) if prices is None else prices
-    return Swarm(lane_book, lanes._replace(prices=prices))
+    return Swarm(lane_book, lanes._replace(prices=prices), hope)
 
 
 def climbed(book, slots, most_steps=500):
     swarm = swarm_from(book, slots)
-    swarm.climb(most_steps, lambda: None)
+    swarm.climb(most_steps, math.inf, lambda: None)
     return swarm
 
 
@@ -130,7 +131,7 @@ def test_out_of_time_a_swarm_holds_what_it_has_reached():
     placed = scattered(book, 3)
     swarm = swarm_from(book, placed)
     with pytest.raises(StopError):
-        swarm.climb(500, stop)
+        swarm.climb(500, math.inf, stop)
     for lane in range(3):
         a = assigned(book, swarm.best, lane)
         check_plan(a.to_plan(), task)
