@@ -105,7 +105,7 @@ class PlanEvaluator:
     def compute_ms(self, encodings: FloatArray) -> Float64Array:
         """Forward + backward of devices, `[m, e] float32` -> `[m] float64`."""
         forward, backward = self._cost_model.compute_ms(encodings).T
-        return np.add(forward, backward, dtype=np.float64)
+        return np.asarray(np.add(forward, backward, dtype=np.float64))
 
     def costs(
         self,

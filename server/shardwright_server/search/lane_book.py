@@ -54,7 +54,7 @@ class LaneBook:
         transfers_ms, mean_dims = np.empty((k, POINTS), dtype=np.float32), np.empty(k)
         all_reduce_ms, all_reduce_bytes = np.zeros(k), np.zeros(k, dtype=np.int64)
         lanes = Lanes(
-            *(field.copy() for field in slots),
+            *slots.chosen(np.arange(k)),
             base=np.zeros((k, w, e), dtype=np.float32),
             compute_ms=compute_ms,
             used_bytes=np.zeros((k, w), dtype=np.int64),
@@ -74,7 +74,8 @@ class LaneBook:
 
     def some(self, lanes: Lanes, rows: IntArray) -> Lanes:
         """Some of the lanes, copied."""
-        return Lanes(*(f if f is lanes.prices else f[rows] for f in lanes))
+        fields = {name: field[rows] for name, field in lanes._asdict().items() if name != "prices"}
+        return Lanes(**fields, prices=lanes.prices)
 
     def sums(self, lanes: Lanes) -> FloatArray:
         """What the devices of lanes hold, `[k, w, e]`."""
