@@ -7,7 +7,8 @@ from tests.benchmarks.speed import LOCAL_SEARCH, NEUROSHARD, REFERENCE, Timing, 
 
 
 def timing(*cpu_s, peak_mib=100):
-    return Timing(list(cpu_s), list(cpu_s), len(cpu_s), peak_mib * 2**20, 0)
+    least_s = list(cpu_s)
+    return Timing(least_s, least_s, [2 * s for s in cpu_s], 3, len(cpu_s), peak_mib * 2**20, 0)
 
 
 @pytest.mark.parametrize("side", [LOCAL_SEARCH, NEUROSHARD])
@@ -15,6 +16,8 @@ def test_a_child_times_each_task(side):
     found = time_apart(side, ["sized/10/2", "10-60x4/0"], timeout_s=120)
     assert len(found.cpu_s) == len(found.wall_s) == found.plans == 2
     assert found.peak_bytes >= found.idle_bytes > 2**20
+    assert found.passes == 3
+    assert all(least <= first for least, first in zip(found.cpu_s, found.first_cpu_s, strict=True))
 
 
 def test_the_reference_is_timed_too():
@@ -57,7 +60,7 @@ def test_growth_is_drawn_with_a_panel_for_tables_and_one_for_devices(tmp_path):
         (LOCAL_SEARCH, "sized/30/8"): timing(0.02),
         (LOCAL_SEARCH, "sized/256/8"): timing(0.1),
         (NEUROSHARD, "sized/256/16"): timing(0.3),
-        (NEUROSHARD, "sized/256/64"): Timing([0.1], [0.1], 0, 1, 1),  # found no plan
+        (NEUROSHARD, "sized/256/64"): Timing([0.1], [0.1], [0.1], 1, 0, 1, 1),  # found no plan
         (NEUROSHARD, "sized/256/128"): None,
     }
     curves = _curves(grown)
