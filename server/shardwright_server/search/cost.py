@@ -88,6 +88,7 @@ class PlanEvaluator:
         problem: The problem.
         catalog: Its pieces.
         memory_bytes: `[w] int64`, what shards may fill on each device.
+        peak_channels: See `CostModel`.
         plans_evaluated: Complete plans whose cost was predicted so far.
     """
 
@@ -99,6 +100,7 @@ class PlanEvaluator:
             [cluster.shard_memory_bytes(d) for d in range(cluster.num_devices)], dtype=np.int64
         )
         self.plans_evaluated = 0
+        self.peak_channels = cost_model.peak_channels
         self._cost_model = cost_model
         self._transfers_of: dict[bytes, tuple[Float64Array, Float64Array]] = {}
 

@@ -3,10 +3,14 @@
 A placement can level the devices, so that each carries an average share; but no device can carry
 less than the largest unit that is put on it whole. So the cost of a way to cut is judged by
 
-    max(compute of the average device, compute of the largest unit alone) + transfers at mean dims
+    max(compute of the average device, compute of the largest unit alone)
+        + transfers at mean dims + all-reduce of copies
 
 and the lot with the largest unit is cut, in the way that this judges best, as long as its unit
 exceeds a share of the average device: in more column pieces, row-wise, over a host, or in copies.
+
+Copies of tiny tables are judged together beforehand, those with the fewest rows first: a single one
+need not be worth an all-reduce that all of them share.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 
 from shardwright.domain import ShardingType
 from shardwright_server.search.lots import Lot, LotBook, even_widths
-from shardwright_server.search.pieces import Float64Array
+from shardwright_server.search.pieces import Float64Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,19 @@ class Cut:
         kinds: Catalog ids of its units, or of what it leaves on a device when spread.
         spread: How it is spread; None: it has units.
         devices: How many devices a spread lot reaches.
+        all_reduce_bytes: Of its dense gradient, when it is data-parallel.
     """
 
     kinds: tuple[int, ...]
     spread: ShardingType | None = None
     devices: int = 1
+    all_reduce_bytes: int = 0
 
 
-_CURVE_POINTS = 64
+_CURVE_POINTS, _LEAST_SHARE = 64, 1 / 16
+"""Of the curve of transfers; it begins at this share of the dims there are uncut."""
+_MOST_COPIED = 4096
+"""Lots that are looked at; bounds memory."""
 
 Cuts = list[Cut]
 """By lot."""
@@ -68,20 +77,71 @@ class Cutter:
         self._first_alone_ms = np.maximum.reduceat(catalog.compute_ms[kinds], starts)
         self._first_bytes = np.maximum.reduceat(catalog.memory_bytes[kinds], starts)
         self._transfers = self._transfer_curve()
+        self._shared_out = self._share_out(kinds)
+        self._copied = self._best_copies()
         self.begin(columns_only=False)
 
-    def begin(self, *, columns_only: bool) -> None:
+    @property
+    def copies(self) -> bool:
+        """Whether it is worth while to copy some lots."""
+        return bool(self._copied)
+
+    def begin(self, *, columns_only: bool, copies: bool = False) -> None:
         """Begins anew from the coarsest cuts.
 
         Args:
             columns_only: Whether lots that can have units are never spread from now on.
+            copies: Whether the lots of which that is worth while are copied, all the same.
         """
         self._columns_only = columns_only
         self.cuts: Cuts = list(self._coarsest)
         self._total_encoding, self._total_dim = self._first_encoding, self._first_dim
-        self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
+        self._total_bytes = sum(cut.all_reduce_bytes for cut in self.cuts)
         self._alone_ms = self._first_alone_ms.copy()
+        for lot, cut in self._copied.items() if copies else ():
+            self._total_encoding, self._total_dim, self._total_bytes = self._totals_with(lot, cut)
+            self.cuts[lot], self._alone_ms[lot] = cut, self._largest_ms(cut)
+        self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
         self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
+
+    def _best_copies(self) -> dict[int, Cut]:
+        """So many lots, those with the fewest bytes to reduce for a column first, as is best."""
+        able = [
+            (lot, self.spread(lot, ShardingType.DATA_PARALLEL))
+            for lot, cut in enumerate(self._coarsest)
+            if cut.spread is None and ShardingType.DATA_PARALLEL in self._book.lots[lot].spreads
+        ]
+        able.sort(key=lambda copy: copy[1].all_reduce_bytes / self._book.lots[copy[0]].columns)
+        able = able[:_MOST_COPIED]
+        catalog, memory_bytes = self._book.catalog, self._evaluator.memory_bytes
+        bytes_of = catalog.memory_bytes[[cut.kinds[0] for _, cut in able]].cumsum()
+        able = able[: int((bytes_of <= memory_bytes.min()).sum())]
+        if not able:
+            return {}
+        lots = [lot for lot, _ in able]
+        weights = [(self._weight(cut), self._weight(self._coarsest[lot])) for lot, cut in able]
+        more = np.array([copied[0] - now[0] for copied, now in weights])
+        more_dims = np.array([copied[1] - now[1] for copied, now in weights])
+        encodings = self._first_encoding + np.cumsum(more, axis=0)
+        dims = self._first_dim + np.cumsum(more_dims)
+        bytes_ = np.cumsum([cut.all_reduce_bytes for _, cut in able])
+        largest_ms = self._first_alone_ms.copy()
+        largest_ms[lots] = 0.0
+        left_ms = np.maximum.accumulate(self._first_alone_ms[lots][::-1])[::-1]
+        left_ms = np.maximum(largest_ms.max(), np.append(left_ms[1:], 0.0))
+        costs_ms = np.maximum(self._average_ms(encodings), left_ms) + self._transfer_ms(dims)
+        costs_ms += self._evaluator.all_reduce_ms(bytes_)
+        none_ms = max(
+            float(self._average_ms(self._first_encoding[None])[0]), float(self._first_alone_ms.max())
+        ) + float(self._transfer_ms(np.array([self._first_dim]))[0])
+        best = int(costs_ms.argmin())
+        return dict(able[: best + 1]) if costs_ms[best] < none_ms else {}
+
+    def _totals_with(self, lot: int, cut: Cut) -> tuple[Float64Array, float, int]:
+        """Encoding, dims and bytes to reduce of all lots, with one cut in another way."""
+        (now, dim_now), (encoding, dim) = self._weight(self.cuts[lot]), self._weight(cut)
+        num_bytes = self._total_bytes - self.cuts[lot].all_reduce_bytes + cut.all_reduce_bytes
+        return self._total_encoding - now + encoding, self._total_dim - dim_now + dim, num_bytes
 
     def _least(self, lot: int) -> Cut:
         """The coarsest cut that constraints and the memory of the largest allowed device permit."""
@@ -166,7 +226,7 @@ class Cutter:
     def spread(self, lot: int, kind: ShardingType) -> Cut:
         """The cut of a spread lot."""
         found = self._book.spread(lot, kind)
-        return Cut((found.kind,), kind, found.count)
+        return Cut((found.kind,), kind, found.count, found.all_reduce_bytes)
 
     def _widths(self, lot: int, parts: int) -> list[int] | None:
         facts = self._book.lots[lot]
@@ -215,18 +275,18 @@ class Cutter:
     def _refine(self, lot: int, share: float) -> bool:
         """Takes the best finer cut of a lot, or settles that there is none; whether it cut."""
         options = [self.cuts[lot], *self._finer(lot)]
-        now, dim_now = self._weight(options[0])
-        weights = [self._weight(option) for option in options]
-        encodings = self._total_encoding + np.array([e - now for e, _ in weights])
-        dims = self._total_dim + np.array([dim - dim_now for _, dim in weights])
+        totals = [self._totals_with(lot, option) for option in options]
+        encodings = np.array([encoding for encoding, _, _ in totals])
+        dims, num_bytes = (np.array([total[i] for total in totals]) for i in (1, 2))
         largest_ms = np.array([self._largest_ms(option) for option in options])
         average_ms = self._average_ms(encodings)
         judged = np.maximum(average_ms, largest_ms / share) + self._transfer_ms(dims)
+        judged += self._evaluator.all_reduce_ms(num_bytes)
         best = int(judged.argmin())
         self._settled[lot] = best == 0 or options[best].spread is not None
         self.cuts[lot] = options[best]
         self._alone_ms[lot] = largest_ms[best]
-        self._total_encoding, self._total_dim = encodings[best], float(dims[best])
+        self._total_encoding, self._total_dim, self._total_bytes = totals[best]
         self._mean_ms = float(average_ms[best])
         return best > 0
 
@@ -242,14 +302,32 @@ class Cutter:
 
     def _average_ms(self, total_encodings: Float64Array) -> Float64Array:
         shares = (total_encodings / self._book.num_devices).astype(np.float32)
-        return self._evaluator.compute_ms(np.maximum(shares, 0.0))
+        return self._shared_out * self._evaluator.compute_ms(np.maximum(shares, 0.0))
+
+    def _share_out(self, kinds: IntArray) -> float:
+        """What devices compute on average over what the average device does.
+
+        Peaks add up to less on most devices than on the average one: the hottest units lie on few.
+        So devices are dealt all peaks in turn, and an equal share of all else.
+        """
+        w, peaks = self._book.num_devices, self._evaluator.peak_channels
+        average = self._first_encoding / w
+        devices = np.repeat(average[None], w, axis=0)
+        first = len(average) - peaks
+        devices[:, first:] = 0.0
+        dealt = self._book.catalog.encodings[kinds, first:].astype(np.float64)
+        np.add.at(devices[:, first:], np.arange(len(kinds)) % w, dealt)
+        rows = np.concatenate([devices, average[None]]).astype(np.float32)
+        compute_ms = self._evaluator.compute_ms(rows)
+        return float(compute_ms[:-1].mean() / compute_ms[-1]) if compute_ms[-1] > 0.0 else 1.0
 
     def _transfer_ms(self, total_dims: Float64Array) -> Float64Array:
         """Forward and backward transfer where every device has the mean of dims."""
         return np.asarray(np.interp(total_dims, *self._transfers))
 
     def _transfer_curve(self) -> tuple[Float64Array, Float64Array]:
-        """Totals of dims, from uncut to everything row-wise, and the transfers at their means."""
-        totals = np.linspace(1.0, self._book.num_devices, _CURVE_POINTS) * max(1.0, self._first_dim)
+        """Totals of dims, from nearly all copied to all row-wise, and the transfers at their means."""
+        shares = np.geomspace(_LEAST_SHARE, self._book.num_devices, _CURVE_POINTS)
+        totals = shares * max(1.0, self._first_dim)
         means = totals / self._book.num_devices
         return totals, self._evaluator.transfer_ms(means, means, means).sum(axis=1)

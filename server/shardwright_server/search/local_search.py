@@ -244,9 +244,12 @@ class _LocalSearch:
         most_cuts = min(_MOST_CUTS, 4 * self._book.num_devices + len(self._book.lots))
         cutter = Cutter(self._book, self._budget.check)
         ways = [list(cutter.cuts)]
-        families = (True, False) if any(lot.spreads for lot in self._book.lots) else (True,)
-        for columns_only in families:
-            cutter.begin(columns_only=columns_only)
+        spreads = any(lot.spreads for lot in self._book.lots)
+        families = [(True, False), *([(False, False)] if spreads else [])]
+        families += [(columns_only, True) for columns_only, _ in families if cutter.copies]
+        for columns_only, copies in families:
+            cutter.begin(columns_only=columns_only, copies=copies)
+            ways.append(list(cutter.cuts))
             for share in _SHARES:
                 ways += _spaced(cutter.refine(share, most_cuts), _WAYS)
                 if columns_only and self._num_climbs() >= _SEVERAL:
