@@ -98,10 +98,17 @@ class Cutter:
         self._total_encoding, self._total_dim = self._first_encoding, self._first_dim
         self._total_bytes = sum(cut.all_reduce_bytes for cut in self.cuts)
         self._alone_ms = self._first_alone_ms.copy()
+        copied_encoding = np.zeros_like(self._total_encoding)
         for lot, cut in self._copied.items() if copies else ():
             self._total_encoding, self._total_dim, self._total_bytes = self._totals_with(lot, cut)
-            self.cuts[lot], self._alone_ms[lot] = cut, self._largest_ms(cut)
-        self._mean_ms = float(self._average_ms(self._total_encoding[None])[0])
+            self.cuts[lot], self._alone_ms[lot] = cut, 0.0
+            copied_encoding += self._weight(cut)[0]
+        average_ms = self._average_ms(
+            np.array([self._total_encoding, self._total_encoding - copied_encoding])
+        )
+        self._mean_ms = float(average_ms[0])
+        # what every device has beside any unit
+        self._held_ms = max(0.0, float(average_ms[0] - average_ms[1]))
         self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
 
     def _best_copies(self) -> dict[int, Cut]:
@@ -113,29 +120,26 @@ class Cutter:
         ]
         able.sort(key=lambda copy: copy[1].all_reduce_bytes / self._book.lots[copy[0]].columns)
         able = able[:_MOST_COPIED]
-        catalog, memory_bytes = self._book.catalog, self._evaluator.memory_bytes
-        bytes_of = catalog.memory_bytes[[cut.kinds[0] for _, cut in able]].cumsum()
-        able = able[: int((bytes_of <= memory_bytes.min()).sum())]
-        if not able:
-            return {}
-        lots = [lot for lot, _ in able]
-        weights = [(self._weight(cut), self._weight(self._coarsest[lot])) for lot, cut in able]
-        more = np.array([copied[0] - now[0] for copied, now in weights])
-        more_dims = np.array([copied[1] - now[1] for copied, now in weights])
-        encodings = self._first_encoding + np.cumsum(more, axis=0)
-        dims = self._first_dim + np.cumsum(more_dims)
-        bytes_ = np.cumsum([cut.all_reduce_bytes for _, cut in able])
-        largest_ms = self._first_alone_ms.copy()
-        largest_ms[lots] = 0.0
-        left_ms = np.maximum.accumulate(self._first_alone_ms[lots][::-1])[::-1]
-        left_ms = np.maximum(largest_ms.max(), np.append(left_ms[1:], 0.0))
-        costs_ms = np.maximum(self._average_ms(encodings), left_ms) + self._transfer_ms(dims)
-        costs_ms += self._evaluator.all_reduce_ms(bytes_)
-        none_ms = max(
-            float(self._average_ms(self._first_encoding[None])[0]), float(self._first_alone_ms.max())
-        ) + float(self._transfer_ms(np.array([self._first_dim]))[0])
-        best = int(costs_ms.argmin())
-        return dict(able[: best + 1]) if costs_ms[best] < none_ms else {}
+        kinds = [cut.kinds[0] for _, cut in able]
+        bytes_held = self._book.catalog.memory_bytes[kinds].cumsum()
+        able = able[: int((bytes_held <= self._evaluator.memory_bytes.min()).sum())]
+        # from none to all of them
+        encodings, dims = [self._first_encoding], [self._first_dim]
+        num_bytes = [sum(cut.all_reduce_bytes for cut in self._coarsest)]
+        for lot, cut in able:
+            (now, dim_now), (copied, dim) = self._weight(self._coarsest[lot]), self._weight(cut)
+            encodings.append(encodings[-1] + copied - now)
+            dims.append(dims[-1] + dim - dim_now)
+            num_bytes.append(num_bytes[-1] + cut.all_reduce_bytes)
+        alone_ms = self._first_alone_ms.copy()
+        alone_ms[[lot for lot, _ in able]] = 0.0
+        largest_ms = [alone_ms.max()]  # of units, from all of them copied to none
+        for lot, _ in reversed(able):
+            largest_ms.append(max(largest_ms[-1], self._first_alone_ms[lot]))
+        costs_ms = np.maximum(self._average_ms(np.array(encodings)), largest_ms[::-1])
+        costs_ms += self._transfer_ms(np.array(dims))
+        costs_ms += self._evaluator.all_reduce_ms(np.array(num_bytes))
+        return dict(able[: int(costs_ms.argmin())])
 
     def _totals_with(self, lot: int, cut: Cut) -> tuple[Float64Array, float, int]:
         """Encoding, dims and bytes to reduce of all lots, with one cut in another way."""
@@ -264,7 +268,7 @@ class Cutter:
         passed: list[Cuts] = []
         for _ in range(most_cuts):
             self._on_step()
-            candidates_ms = np.where(self._settled, 0.0, self._alone_ms)
+            candidates_ms = np.where(self._settled, 0.0, self._alone_ms + self._held_ms)
             lot = int(candidates_ms.argmax())
             if candidates_ms[lot] <= share * self._mean_ms:
                 break
@@ -280,7 +284,9 @@ class Cutter:
         dims, num_bytes = (np.array([total[i] for total in totals]) for i in (1, 2))
         largest_ms = np.array([self._largest_ms(option) for option in options])
         average_ms = self._average_ms(encodings)
-        judged = np.maximum(average_ms, largest_ms / share) + self._transfer_ms(dims)
+        judged = np.maximum(average_ms, (largest_ms + self._held_ms) / share) + self._transfer_ms(
+            dims
+        )
         judged += self._evaluator.all_reduce_ms(num_bytes)
         best = int(judged.argmin())
         self._settled[lot] = best == 0 or options[best].spread is not None
@@ -326,7 +332,7 @@ class Cutter:
         return np.asarray(np.interp(total_dims, *self._transfers))
 
     def _transfer_curve(self) -> tuple[Float64Array, Float64Array]:
-        """Totals of dims, from nearly all copied to all row-wise, and the transfers at their means."""
+        """Totals of dims, from nearly all copied to all row-wise, and transfers at their means."""
         shares = np.geomspace(_LEAST_SHARE, self._book.num_devices, _CURVE_POINTS)
         totals = shares * max(1.0, self._first_dim)
         means = totals / self._book.num_devices

@@ -31,7 +31,7 @@ from shardwright_server.search.lots import LotBook
 from shardwright_server.search.objective import costs_ms
 from shardwright_server.search.outcome import OnImprovement, SearchOutcome, run_to_end
 from shardwright_server.search.packing import Misfit, pack
-from shardwright_server.search.pieces import IntArray
+from shardwright_server.search.pieces import Float64Array, IntArray
 from shardwright_server.search.placing import place
 from shardwright_server.search.repack import Repacker
 from shardwright_server.search.slopes import take_prices
@@ -221,10 +221,11 @@ class _LocalSearch:
         """The cheapest lanes, of different costs; some with the root's spread lots, some without.
 
         Without a root some are without any spread lot. Greedy plans say little of what a climb
-        makes of other ways to spread.
+        makes of other ways to spread; where there are few climbs, what they say is not asked.
         """
         most = self._num_climbs()
-        found_ms = costs_ms(lanes)
+        few = root is None and most < _SEVERAL
+        found_ms = self._levelled_ms(lanes) if few else costs_ms(lanes)
         _, order = np.unique(found_ms, return_index=True)
         spreads = NONE if root is None else root.spreads
         alike = (lanes.spreads[order] == spreads).all(axis=1)
@@ -232,6 +233,18 @@ class _LocalSearch:
         first = np.concatenate([order[alike][:share], order[~alike][:share], order])
         chosen = first[np.sort(np.unique(first, return_index=True)[1])][:most]
         return np.asarray(chosen[np.argsort(found_ms[chosen], kind="stable")])
+
+    def _levelled_ms(self, lanes: Lanes) -> Float64Array:
+        """What lanes would cost, all devices levelled as far as their largest units allow."""
+        book = self._lane_book
+        kinds = np.where(lanes.devices != NONE, lanes.kinds, NONE)
+        largest_ms = book.units.compute_ms[kinds].max(axis=1)
+        if lanes.base.any():  # what is spread lies beside the largest unit, too
+            average = book.sums(lanes).mean(axis=1)
+            without = np.maximum(average - lanes.base.mean(axis=1), 0.0)
+            largest_ms += np.maximum(book.compute_ms(average) - book.compute_ms(without), 0.0)
+        compute_ms = np.maximum(lanes.compute_ms.mean(axis=1), largest_ms)
+        return np.asarray(compute_ms + lanes.transfers_ms[:, 0] + lanes.all_reduce_ms)
 
     def plan(self) -> ShardingPlan:
         """The best plan so far, by what those cost exactly that nearly were the best."""

@@ -3,7 +3,8 @@
 Each way takes the units off the slowest or widest device and some others, cuts a few of the lots
 that were there in another way, and places all of it greedily again, where computation is cheapest
 by prices around the assignment it began with. The first ways spread one of the dearest lots, or
-some of them together, or one that is spread no more. Changes of several lots at once lead out of
+some of them together, or one that is spread no more; the next copy some of the smallest, or copy
+them no more. Changes of several lots at once lead out of
 the optima that single moves end in, above all where memory is tight.
 """
 
@@ -32,6 +33,8 @@ _MOST_SWITCHED = 8
 _MOST_TOGETHER = 4
 """Lots that are spread, or no more, one in each of the first ways, at most of each kind; and how
 many are switched together at most, in the next ways."""
+_MOST_COPIED = 4
+"""Lots that are copied, or no more, in the ways after those: 1, 2, ... together."""
 _STEP = COLUMN_MULTIPLE
 """Columns."""
 _STAYS, _MOVES, _REPLACED = range(3)
@@ -93,6 +96,8 @@ def _repack(
     """Draws ways; `found` and `fits` are filled, one row each."""
     num_slots = found.lots.shape[1]
     to_switch = _lots_to_switch(units, spreads, now, _MOST_SWITCHED)
+    to_copy, copied = _lots_to_copy(units, spreads, now, _MOST_COPIED)
+    together = len(to_switch) + _MOST_TOGETHER - 1
     for way in range(len(fits)):
         # the widest device as often as transfers make up the cost
         widest, slowest = now.dims[0].argmax(), now.compute_ms[0].argmax()
@@ -113,8 +118,14 @@ def _repack(
         count = 0
         if way < len(to_switch):
             count = _switch(units, spreads, now, draft, rng, to_switch[way], count)
-        elif way < len(to_switch) + _MOST_TOGETHER - 1:
+        elif way < together:
             for lot in to_switch[: way - len(to_switch) + 2]:
+                count = _switch(units, spreads, now, draft, rng, lot, count)
+        elif way < together + len(to_copy):
+            for lot in to_copy[: way - together + 1]:
+                _spread(now, draft, lot, _way_to_copy(spreads, lot))
+        elif way < together + len(to_copy) + len(copied):
+            for lot in copied[: way - together - len(to_copy) + 1]:
                 count = _switch(units, spreads, now, draft, rng, lot, count)
         else:
             for lot in _draw_lots(units, now, draft, rng):
@@ -221,6 +232,39 @@ def _lots_to_switch(units: Units, spreads: Spreads, now: Lanes, most: int) -> In
 
 
 @njit(cache=True)
+def _way_to_copy(spreads: Spreads, lot: int) -> int:
+    """The way to spread a lot in copies, or NONE."""
+    for way in range(spreads.start[lot], spreads.start[lot + 1]):
+        if spreads.all_reduce_bytes[way] > 0:
+            return way
+    return NONE
+
+
+@njit(cache=True)
+def _lots_to_copy(
+    units: Units, spreads: Spreads, now: Lanes, most: int
+) -> tuple[IntArray, IntArray]:
+    """Lots to be copied next, and those to be copied no more: by bytes to reduce for a column."""
+    lots = len(units.cut)
+    price, copied = np.full(lots, np.inf), np.zeros(lots, np.bool_)
+    for lot in range(lots):
+        way, now_way = _way_to_copy(spreads, lot), now.spreads[0, lot]
+        if way != NONE and now_way in (NONE, way):
+            price[lot] = spreads.all_reduce_bytes[way] / units.lot_columns[lot]
+            copied[lot] = now_way == way
+    order = np.argsort(price, kind="mergesort")[: np.isfinite(price).sum()]
+    return order[~copied[order]][:most], order[copied[order]][::-1][:most]
+
+
+@njit(cache=True)
+def _spread(now: Lanes, draft: _Draft, lot: int, way: int) -> None:
+    """Spreads a lot that has units."""
+    draft.spreads[lot] = way
+    _set_fate(now, draft, lot, _STAYS, _REPLACED)
+    _set_fate(now, draft, lot, _MOVES, _REPLACED)
+
+
+@njit(cache=True)
 def _switch(
     units: Units,
     spreads: Spreads,
@@ -233,9 +277,7 @@ def _switch(
     """Spreads a lot in any way, or gives one that is spread units; how many new ones there are."""
     if draft.spreads[lot] == NONE:
         first, end = spreads.start[lot], spreads.start[lot + 1]
-        draft.spreads[lot] = first + _draw(rng, end - first)
-        _set_fate(now, draft, lot, _STAYS, _REPLACED)
-        _set_fate(now, draft, lot, _MOVES, _REPLACED)
+        _spread(now, draft, lot, first + _draw(rng, end - first))
         return count
     for parts in range(1, 3):  # as few as it may have
         more = _cut(units, draft, lot, units.lot_columns[lot], parts, count)

@@ -1,8 +1,11 @@
 """Ways to cut lots before anything is placed."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from tests.server.search.fake_cost_model import FakeCostModel
-from tests.server.search.problems import random_task
+from tests.server.search.problems import problem, random_task, table
 
 from shardwright.domain import SearchOptions, ShardingType
 from shardwright_server.search.cost import PlanEvaluator
@@ -80,3 +83,69 @@ def test_beginning_anew_forgets_what_was_refined() -> None:
     assert refined[0] == refined[2] != refined[1]
     assert refined[0][-1] != coarsest
     assert all(cut.spread is None for cuts in refined[1] for cut in cuts)
+
+
+def copied(book: LotBook) -> list[int]:
+    cutter = Cutter(book)
+    cutter.begin(columns_only=True, copies=True)
+    assert cutter.copies == (ShardingType.DATA_PARALLEL in {cut.spread for cut in cutter.cuts})
+    return [lot for lot, cut in enumerate(cutter.cuts) if cut.spread is ShardingType.DATA_PARALLEL]
+
+
+def tiny_and_large(tiny: int, *, types=tuple(ShardingType), memory_bytes=2**34) -> LotBook:
+    """Some tables of 100 rows behind two of a million."""
+    tables = [table(f"large{i}", rows=10**6, dim=64) for i in range(2)]
+    tables += [table(f"tiny{i}", rows=100, dim=64) for i in range(tiny)]
+    task = problem(tables, devices=4, memory_bytes=memory_bytes)
+    return LotBook(PlanEvaluator(task, FakeCostModel()), SearchOptions(sharding_types=types))
+
+
+def test_tiny_tables_are_copied_and_large_ones_never() -> None:
+    assert copied(tiny_and_large(8)) == [*range(2, 10)]
+
+
+def test_only_what_may_be_copied_is() -> None:
+    assert copied(tiny_and_large(8, types=COLUMNS)) == []
+
+
+def test_copies_fit_into_the_smallest_device() -> None:
+    book = tiny_and_large(8)
+    one_bytes = int(book.catalog.memory_bytes[book.spread(2, ShardingType.DATA_PARALLEL).kind])
+    # large tables lie on devices of their own, so it is not they that leave no room
+    roomy = book.evaluator.problem
+    overrides = ((3, 3 * one_bytes + 1),)
+    task = replace(roomy, cluster=replace(roomy.cluster, device_memory_overrides=overrides))
+    small = LotBook(
+        PlanEvaluator(task, FakeCostModel()), SearchOptions(sharding_types=tuple(ShardingType))
+    )
+    assert copied(small) == [2, 3, 4]
+
+
+def test_the_number_of_copies_is_the_best_of_all() -> None:
+    for seed in range(12):
+        task = random_task(seed, tables=(6, 14), devices=4, memory_gib=64)
+        evaluator = PlanEvaluator(task, FakeCostModel())
+        book = LotBook(evaluator, SearchOptions(sharding_types=tuple(ShardingType)))
+        cutter = Cutter(book)
+
+        def judged_ms(cuts, cutter=cutter, evaluator=evaluator):
+            weights = [cutter._weight(cut) for cut in cuts]
+            total = np.sum([encoding for encoding, _ in weights], axis=0)
+            largest = max((cutter._largest_ms(c) for c in cuts if not c.spread), default=0.0)
+            average = cutter._average_ms(total[None])[0]
+            dims = cutter._transfer_ms(np.array([sum(dims for _, dims in weights)]))[0]
+            num_bytes = np.array([sum(cut.all_reduce_bytes for cut in cuts)])
+            return max(average, largest) + dims + evaluator.all_reduce_ms(num_bytes)[0]
+
+        cutter.begin(columns_only=True, copies=True)
+        copies = {lot: cut for lot, cut in enumerate(cutter.cuts) if cut.spread}
+        chosen_ms = judged_ms(cutter.cuts)
+        cutter.begin(columns_only=True)
+        cuts = list(cutter.cuts)
+        by_rows = sorted(range(len(cuts)), key=lambda lot: task.tables[lot].num_embeddings)
+        numbers_ms = [judged_ms(cuts)]
+        for lot in by_rows:
+            cuts[lot] = cutter.spread(lot, ShardingType.DATA_PARALLEL)
+            numbers_ms.append(judged_ms(cuts))
+        assert chosen_ms == pytest.approx(min(numbers_ms))
+        assert set(copies) == set(by_rows[: len(copies)])

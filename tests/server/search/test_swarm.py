@@ -261,6 +261,23 @@ def test_the_next_ways_gather_lots_that_are_spread():
     assert [set(a.spreads) - way for way in ways[-3:]] == [{lot} for lot in a.spreads]
 
 
+def test_then_some_of_the_smallest_are_copied_or_copied_no_more():
+    book = book_of(two_hosts(3, tables=(12, 13)))
+    a = assigned(book, scattered(book, 1))
+    rows = [table.num_embeddings for table in book.evaluator.problem.tables]
+    smallest = sorted(range(len(rows)), key=lambda lot: rows[lot])
+    ways = [way.spreads for way in repacked(book, a, seed=0, count=15)][11:]
+    assert [set(way) for way in ways] == [set(smallest[: i + 1]) for i in range(4)]
+    assert all(spread.all_reduce_bytes > 0 for way in ways for spread in way.values())
+    # the largest are copied no more first
+    copies = {lot: book.spread(lot, ShardingType.DATA_PARALLEL) for lot in smallest[:6]}
+    stays = ~np.isin(a.lots, smallest[:6])
+    a = Assignment(book, a.lots[stays], a.kinds[stays], a.devices[stays], copies)
+    before = 6 + 6 + 3 + 4  # others spread, these gathered, some together, and copied
+    ways = [set(way.spreads) for way in repacked(book, a, seed=0, count=before + 4)][before:]
+    assert ways == [set(smallest[: 6 - i - 1]) for i in range(4)]
+
+
 def test_placed_lanes_are_legal_and_of_the_cuts_asked_for():
     task = random_task(2, tables=(12, 20), devices=4, memory_gib=64)
     book = book_of(task)
