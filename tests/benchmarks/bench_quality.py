@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
-from tests.benchmarks.quality import COLUMN_SIDES, ROW_SIDES, group_names, judge, tasks_of
+from tests.benchmarks.quality import ALL_SIDES, group_names, judge, tasks_of
 from tests.benchmarks.quality_report import report_lines
 from tests.benchmarks.sides import SIDES, Task
 from tests.benchmarks.tight import NUM_TASKS
@@ -22,10 +22,10 @@ from tests.benchmarks.tight import NUM_TASKS
 RESULTS = Path(__file__).parent / "results"
 TODAY = date.today().isoformat()
 GROUPS = list(group_names())
-ALL_SIDES = [*COLUMN_SIDES, *ROW_SIDES]
 
+_SIDES = list(ALL_SIDES)
 _GREEDY = ("dim", "size", "lookup", "size_lookup", "random")
-_OURS = ("local_search", "local_search_rows", "neuroshard")
+_OURS = ("local_search", "local_search_rows", "local_search_all", "neuroshard")
 
 COUNTS: dict[str, dict[str, int]] = {
     "10-60x4": {
@@ -68,7 +68,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 @app.command()
 def solve(
     group: Annotated[list[str], typer.Option(help="Groups of tasks.")] = GROUPS,
-    side: Annotated[list[str], typer.Option(help="Sides.")] = ALL_SIDES,
+    side: Annotated[list[str], typer.Option(help="Sides.")] = _SIDES,
     tasks: Annotated[int, typer.Option(help="At most so many tasks of a group.")] = 1000,
 ) -> None:
     """Asks the sides what the cache does not hold yet."""

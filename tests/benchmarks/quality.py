@@ -29,6 +29,19 @@ COLUMN_SIDES = (
 """Sides that cut tables in columns or not at all."""
 
 ROW_SIDES = ("local_search_rows", "annealing_rows", "torchrec_rows")
+"""Sides that may cut tables in rows, too."""
+
+COPY_SIDES = ("local_search_all",)
+"""Sides that may copy tables, too, for data-parallel training: all that there is."""
+
+ALL_SIDES = (*COLUMN_SIDES, *ROW_SIDES, *COPY_SIDES)
+
+
+def rivals(side: str) -> tuple[str, ...]:
+    """Sides of no more sharding types than a side has."""
+    if side in COLUMN_SIDES:
+        return COLUMN_SIDES
+    return (*COLUMN_SIDES, *ROW_SIDES) if side in ROW_SIDES else ALL_SIDES
 
 
 @dataclass(frozen=True)

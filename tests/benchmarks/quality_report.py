@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tests.benchmarks.machine import header, table
 from tests.benchmarks.quality import (
+    ALL_SIDES,
     COLUMN_SIDES,
-    ROW_SIDES,
     Judgement,
     Summary,
     against,
@@ -15,6 +15,7 @@ from tests.benchmarks.quality import (
     cost,
     feasible,
     over_best,
+    rivals,
     with_side,
     worse_by,
 )
@@ -52,9 +53,10 @@ def _how() -> list[str]:
         "by the model. `annealing` searches on that truth itself, from the best plan of NEUROSHARD",
         f"and the four rules of thumb, for {ANNEALING_S:g} s of processor time a task",
         f"(`annealing_long`: {LONG_ANNEALING_S:g} s, with another seed). `*_rows` may also cut",
-        "tables in rows. *Over best* compares with the cheapest plan that any side of the same",
-        "sharding types found for the task; each comparison takes the tasks for which both sides",
-        "have a plan, and *plans* says how many of the tasks asked those are. A side is asked",
+        "tables in rows, `*_all` also copy them for data-parallel training. *Over best* compares",
+        "with the cheapest plan that any side of no more sharding types found for the task; each",
+        "comparison takes the tasks for which both sides have a plan, and *plans* says how many of",
+        "the tasks asked those are. A side is asked",
         "fewer tasks where an answer takes minutes.",
         "",
     ]
@@ -66,12 +68,11 @@ def _percent(value: float) -> str:
 
 def _row(judgement: Judgement) -> list[str]:
     rows = []
-    for side in (*COLUMN_SIDES, *ROW_SIDES):
+    for side in ALL_SIDES:
         found, asked = feasible(judgement, side)
         if not asked:
             continue
-        rivals = COLUMN_SIDES if side in COLUMN_SIDES else (*COLUMN_SIDES, *ROW_SIDES)
-        over = Summary.of(over_best(judgement, side, rivals))
+        over = Summary.of(over_best(judgement, side, rivals(side)))
         original = Summary.of(against(judgement, side, ORIGINAL))
         rows.append(
             [
@@ -104,17 +105,16 @@ def _median_cpu_s(judgement: Judgement, side: str) -> float:
 
 
 def _workloads(judgement: Judgement) -> list[str]:
-    sides = (*COLUMN_SIDES, *ROW_SIDES)
     rows = []
     for name, of_task in judgement.items():
-        costs = [cost(of_task, side) for side in sides]
+        costs = [cost(of_task, side) for side in ALL_SIDES]
         rows.append([name.partition("/")[2], *(NONE if c is None else f"{c:.3f}" for c in costs)])
-    return ["True cost, ms per iteration.", "", *table(("workload", *sides), rows)]
+    return ["True cost, ms per iteration.", "", *table(("workload", *ALL_SIDES), rows)]
 
 
 def _tight(judgement: Judgement) -> list[str]:
     rows = []
-    for side in (*COLUMN_SIDES, *ROW_SIDES):
+    for side in ALL_SIDES:
         found, asked = feasible(judgement, side)
         if asked:
             rows.append([side, f"{found}/{asked}", f"{_median_cpu_s(judgement, side):.2f}"])
@@ -128,7 +128,7 @@ def _tight(judgement: Judgement) -> list[str]:
 def _bias(judged: Mapping[str, Judgement]) -> list[str]:
     rows = []
     for group, judgement in judged.items():
-        for side in (OURS, "local_search_rows", ORIGINAL):
+        for side in (OURS, "local_search_rows", "local_search_all", ORIGINAL):
             s = Summary.of(bias(judgement, side))
             if s:
                 shown = map(_percent, (s.mean, s.spread, s.least, s.most))
@@ -141,8 +141,8 @@ def _musts(judged: Mapping[str, Judgement]) -> list[str]:
     for name in ("10-60x4", "20-120x8"):
         rows += _must_near_best(name, judged[name])
     for name in ("400x32", "1000x128"):
-        rows.append(_must_gain(name, judged[name], OURS, -0.05, ROW_TASKS))
-        rows.append(_must_gain(name, judged[name], "local_search_rows", -0.05, ROW_TASKS))
+        for side in (OURS, "local_search_rows", "local_search_all"):
+            rows.append(_must_gain(name, judged[name], side, -0.05, ROW_TASKS))
     rows.append(_must_dlrm(judged["workloads"]))
     rows.append(_must_all_plans(judged["tight"]))
     rows += [_must_unbiased(name, judged[name]) for name in ROWS]

@@ -32,6 +32,7 @@ from shardwright_costmodel.runtime import OnnxCostModel
 
 COLUMNS_ONLY = (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
 WITH_ROWS = (*COLUMNS_ONLY, ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE)
+WITH_COPIES = (*WITH_ROWS, ShardingType.DATA_PARALLEL)
 
 ANNEALING_S, LONG_ANNEALING_S = 60.0, 180.0
 """Of process time. The long one, with another seed, shows on a few tasks how far the other is from
@@ -162,6 +163,11 @@ SIDES: Mapping[str, Side] = {
             "local_search", _search_key, _ours(search_options(Algorithm.LOCAL_SEARCH, COLUMNS_ONLY))
         ),
         Side("local_search_rows", _search_key, _ours(search_options(Algorithm.LOCAL_SEARCH))),
+        Side(
+            "local_search_all",
+            _search_key,
+            _ours(search_options(Algorithm.LOCAL_SEARCH, WITH_COPIES)),
+        ),
         # its semantics are fixed, so that only the models can change its answers
         Side(
             "neuroshard",
