@@ -231,7 +231,8 @@ def device_memory_bytes(plan: ShardingPlan, problem: ShardingProblem) -> list[in
     for table in problem.tables:
         shards = plan.by_table[table.name]
         if _is_data_parallel(table, shards, problem.cluster):
-            used = [already + problem.replica_bytes(table) for already in used]
+            copy_bytes = problem.replica_bytes(table)
+            used = [already + copy_bytes for already in used]
             continue
         for s in shards:
             used[s.device] += problem.shard_bytes(table, s.num_rows, s.num_columns)

@@ -113,12 +113,11 @@ class Cutter:
 
     def _best_copies(self) -> dict[int, Cut]:
         """So many lots, those with the fewest bytes to reduce for a column first, as is best."""
-        able = [
-            (lot, self.spread(lot, ShardingType.DATA_PARALLEL))
-            for lot, cut in enumerate(self._coarsest)
-            if cut.spread is None and ShardingType.DATA_PARALLEL in self._book.lots[lot].spreads
-        ]
-        able.sort(key=lambda copy: copy[1].all_reduce_bytes / self._book.lots[copy[0]].columns)
+        copy = ShardingType.DATA_PARALLEL
+        lots = [i for i, lot in enumerate(self._book.lots) if copy in lot.spreads]
+        self._book.meet_spreads((lot, copy) for lot in lots)
+        able = [(lot, self.spread(lot, copy)) for lot in lots if not self._coarsest[lot].spread]
+        able.sort(key=lambda way: way[1].all_reduce_bytes / self._book.lots[way[0]].columns)
         able = able[:_MOST_COPIED]
         kinds = [cut.kinds[0] for _, cut in able]
         bytes_held = self._book.catalog.memory_bytes[kinds].cumsum()

@@ -114,10 +114,11 @@ class Spreads(NamedTuple):
 
     def way(self, lot: int, spread: Spread) -> int:
         """The number of a way to spread a lot."""
-        for way in range(self.start[lot], self.start[lot + 1]):
-            if self.spread(way) == spread:
-                return way
-        raise ValueError(f"lot {lot} cannot be spread as {spread}")
+        ways = slice(self.start[lot], self.start[lot + 1])
+        found = (self.kinds[ways] == spread.kind) & (self.first[ways] == spread.first)
+        if not found.any():
+            raise ValueError(f"lot {lot} cannot be spread as {spread}")
+        return int(self.start[lot] + found.argmax())
 
     def spread(self, way: int) -> Spread:
         """A way by its number."""

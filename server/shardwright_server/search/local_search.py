@@ -61,6 +61,7 @@ class _Effort(NamedTuple):
         hope: See `Swarm`; where there are several climbs.
         patience: Swarms in a row that find nothing before the search ends, beside as many as were
             needed to find the last.
+        patient_lots: Patience is at most so many lots over those there are.
         most_swarms: After the first.
     """
 
@@ -68,11 +69,12 @@ class _Effort(NamedTuple):
     most_climbs: int
     hope: float
     patience: int
+    patient_lots: int
     most_swarms: int
 
 
-_ROOMY = _Effort(2_100_000, 20, 0.06, 3, 16)
-_TIGHT = _Effort(4_000_000, 28, math.inf, 8, 24)
+_ROOMY = _Effort(2_100_000, 20, 0.06, 3, 250, 16)
+_TIGHT = _Effort(4_000_000, 28, math.inf, 12, 500, 32)
 _SHARE_APART = 0.5
 """Of the climbs of a swarm that begin with the spread lots there were, and of those that do not."""
 _LATER_MOVES = 10_000_000
@@ -80,9 +82,8 @@ _LOTS_A_SWARM = 2
 _REPACKED = 64
 """Swarms after the first: at most the root of so many moves over those of one plan, and one for so
 many lots; and the ways to repack that each begins with."""
-_PATIENT_LOTS = 250
 _LEAST_PATIENCE = 3
-"""Patience is at most so many lots over those there are, but never less than this."""
+"""However many lots there are."""
 _FIRST_SWARM_STEPS, _SWARM_STEPS = 100, 20
 _CAPS = (1.05, 1.2, 1.5)
 _FEW_CAPS = (1.2,)
@@ -139,7 +140,7 @@ class _LocalSearch:
         for lanes in self._first_lanes():
             latest = self._swarm(lanes, _FIRST_SWARM_STEPS)
         repacker = Repacker(self._lane_book, self._options.seed)
-        most_patience = max(_LEAST_PATIENCE, _PATIENT_LOTS // len(self._book.lots))
+        most_patience = max(_LEAST_PATIENCE, self._effort.patient_lots // len(self._book.lots))
         last_gain = 0
         for number in range(1, self._num_later_swarms() + 1):
             self._budget.check()
