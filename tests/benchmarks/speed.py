@@ -31,7 +31,7 @@ from shardwright.domain import (
 )
 from shardwright_server import planning
 
-_PASSES, _LONG_S = 3, 10.0
+_PASSES, _LONG_S = 3, 30.0
 """Over all tasks, and seconds of one after which there is no other."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
