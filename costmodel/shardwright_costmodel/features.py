@@ -161,11 +161,12 @@ def zipf_reuse_histograms(
         `[n, 17] float64`, sums 1.
     """
     rows = np.asarray(num_rows, dtype=np.float64)[:, None]
-    ranks = np.rint(rows ** np.linspace(0.0, 1.0, _ZIPF_RANKS))
+    # powers by exp, which numpy has in vector instructions
+    ranks = np.rint(np.exp(np.log(rows) * np.linspace(0.0, 1.0, _ZIPF_RANKS)))
     inner_edges = np.sqrt(ranks[:, 1:] * ranks[:, :-1])
     edges = np.concatenate([np.full_like(rows, 0.5), inner_edges, rows + 0.5], axis=1)
     ranks_at = np.diff(edges, axis=1)
-    frequency = ranks**-ZIPF_EXPONENT
+    frequency = np.exp(-ZIPF_EXPONENT * np.log(ranks))
     total = np.sum(frequency * ranks_at, axis=1, keepdims=True)
     count = frequency * (np.asarray(lookups, dtype=np.float64)[:, None] / total)
     distinct = ranks_at * -np.expm1(-count)

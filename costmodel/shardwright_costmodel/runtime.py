@@ -23,6 +23,9 @@ from shardwright_costmodel.features import (
 )
 from shardwright_costmodel.graph import Graph
 
+_EVERYWHERE = -1e300, 1e300
+"""Holds every float32."""
+
 
 class OnnxCostModel:
     """The cost models of one bundle.
@@ -170,20 +173,20 @@ class OnnxCostModel:
 
     def _out_of_range(self, kind: str, columns: Sequence[str], features: FloatArray) -> list[str]:
         subject = {"shard": "shards", "comm": "devices"}[kind]
-        warnings = []
-        for i, column in enumerate(columns):
-            bounds = self._manifest.training_range.get(f"{kind}.{column}")
-            if bounds is None or not len(features):
-                continue
-            low, high = bounds
-            values = features[:, i]
-            # the bounds went through float32 too: allow its rounding
-            slack = 1e-6 * np.maximum(abs(low), abs(high))
-            outside = values[(values < low - slack) | (values > high + slack)]
-            if len(outside):
-                warnings.append(
-                    f"{column} of {len(outside)} of {len(features)} {subject} lies outside the "
-                    f"training range {low:g} to {high:g} of cost model {self._manifest.version} "
-                    f"({outside.min():g} to {outside.max():g}); predictions extrapolate"
-                )
+        warnings: list[str] = []
+        if not len(features):
+            return warnings
+        named = [f"{kind}.{column}" for column in columns]
+        ranges = [self._manifest.training_range.get(name, _EVERYWHERE) for name in named]
+        low, high = np.array(ranges).T
+        # the bounds went through float32 too: allow its rounding
+        slack = 1e-6 * np.maximum(np.abs(low), np.abs(high))
+        beyond = (features < low - slack) | (features > high + slack)
+        for i in np.flatnonzero(beyond.any(axis=0)).tolist():
+            outside = features[beyond[:, i], i]
+            warnings.append(
+                f"{columns[i]} of {len(outside)} of {len(features)} {subject} lies outside the "
+                f"training range {low[i]:g} to {high[i]:g} of cost model {self._manifest.version} "
+                f"({outside.min():g} to {outside.max():g}); predictions extrapolate"
+            )
         return warnings

@@ -106,8 +106,8 @@ class PlanEvaluator:
 
     def compute_ms(self, encodings: FloatArray) -> Float64Array:
         """Forward + backward of devices, `[m, e] float32` -> `[m] float64`."""
-        forward, backward = self._cost_model.compute_ms(encodings).T
-        return np.asarray(np.add(forward, backward, dtype=np.float64))
+        both = self._cost_model.compute_ms(encodings).astype(np.float64)
+        return np.asarray(both[:, 0] + both[:, 1])
 
     def costs(
         self,

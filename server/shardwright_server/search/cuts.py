@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,11 +45,31 @@ class Cut:
 
 _CURVE_POINTS, _LEAST_SHARE = 64, 1 / 16
 """Of the curve of transfers; it begins at this share of the dims there are uncut."""
+_SETTLED = -np.inf
+"""Computation alone of what is not to be cut further."""
 _MOST_COPIED = 4096
 """Lots that are looked at; bounds memory."""
 
 Cuts = list[Cut]
 """By lot."""
+
+
+class _Options(NamedTuple):
+    """Ways to cut one lot, `n`, and what it adds to all devices together in each.
+
+    Attributes:
+        cuts: The ways.
+        encodings: `[n, e] float64`.
+        dims: `[n] float64`.
+        all_reduce_bytes: `[n] int64`.
+        largest_ms: `[n] float64`, of its largest unit alone on a device.
+    """
+
+    cuts: Cuts
+    encodings: Float64Array
+    dims: Float64Array
+    all_reduce_bytes: IntArray
+    largest_ms: Float64Array
 
 
 class Cutter:
@@ -66,6 +87,9 @@ class Cutter:
         self._book = book
         self._on_step = on_step
         self._evaluator = book.evaluator
+        self._options_of: dict[tuple[int, int, bool], _Options] = {}
+        self._num_allowed: list[int] = book.allowed.sum(axis=1).tolist()
+        self._may_copy = any(ShardingType.DATA_PARALLEL in lot.spreads for lot in book.lots)
         self._coarsest = [self._least(lot) for lot in range(len(book.lots))]
         kinds = np.array([kind for cut in self._coarsest for kind in cut.kinds], dtype=np.int64)
         counts = np.array([len(cut.kinds) for cut in self._coarsest])
@@ -79,7 +103,7 @@ class Cutter:
         self._transfers = self._transfer_curve()
         self._shared_out = self._share_out(kinds)
         self._copied = self._best_copies()
-        self.begin(columns_only=False)
+        self.cuts: Cuts = list(self._coarsest)
 
     @property
     def copies(self) -> bool:
@@ -94,7 +118,7 @@ class Cutter:
             copies: Whether the lots of which that is worth while are copied, all the same.
         """
         self._columns_only = columns_only
-        self.cuts: Cuts = list(self._coarsest)
+        self.cuts = list(self._coarsest)
         self._total_encoding, self._total_dim = self._first_encoding, self._first_dim
         self._total_bytes = sum(cut.all_reduce_bytes for cut in self.cuts)
         self._alone_ms = self._first_alone_ms.copy()
@@ -109,7 +133,7 @@ class Cutter:
         self._mean_ms = float(average_ms[0])
         # what every device has beside any unit
         self._held_ms = max(0.0, float(average_ms[0] - average_ms[1]))
-        self._settled = np.array([not self._can_grow(i) for i in range(len(self.cuts))])
+        self._alone_ms[[not self._can_grow(i) for i in range(len(self.cuts))]] = _SETTLED
 
     def _best_copies(self) -> dict[int, Cut]:
         """So many lots, those with the fewest bytes to reduce for a column first, as is best."""
@@ -117,6 +141,8 @@ class Cutter:
         lots = [i for i, lot in enumerate(self._book.lots) if copy in lot.spreads]
         self._book.meet_spreads((lot, copy) for lot in lots)
         able = [(lot, self.spread(lot, copy)) for lot in lots if not self._coarsest[lot].spread]
+        if not able:
+            return {}
         able.sort(key=lambda way: way[1].all_reduce_bytes / self._book.lots[way[0]].columns)
         able = able[:_MOST_COPIED]
         kinds = [cut.kinds[0] for _, cut in able]
@@ -238,10 +264,7 @@ class Cutter:
         if not facts.cut or facts.columns < parts * facts.min_width:
             return None
         widths = even_widths(facts.columns, parts)
-        return widths if widths[-1] >= facts.min_width and parts <= self._num_allowed(lot) else None
-
-    def _num_allowed(self, lot: int) -> int:
-        return int(self._book.allowed[lot].sum())
+        return widths if widths[-1] >= facts.min_width and parts <= self._num_allowed[lot] else None
 
     def _can_grow(self, lot: int) -> bool:
         facts: Lot = self._book.lots[lot]
@@ -267,9 +290,8 @@ class Cutter:
         passed: list[Cuts] = []
         for _ in range(most_cuts):
             self._on_step()
-            candidates_ms = np.where(self._settled, 0.0, self._alone_ms + self._held_ms)
-            lot = int(candidates_ms.argmax())
-            if candidates_ms[lot] <= share * self._mean_ms:
+            lot = int(self._alone_ms.argmax())
+            if self._alone_ms[lot] + self._held_ms <= share * self._mean_ms:
                 break
             if self._refine(lot, share):
                 passed.append(list(self.cuts))
@@ -277,23 +299,44 @@ class Cutter:
 
     def _refine(self, lot: int, share: float) -> bool:
         """Takes the best finer cut of a lot, or settles that there is none; whether it cut."""
-        options = [self.cuts[lot], *self._finer(lot)]
-        totals = [self._totals_with(lot, option) for option in options]
-        encodings = np.array([encoding for encoding, _, _ in totals])
-        dims, num_bytes = (np.array([total[i] for total in totals]) for i in (1, 2))
-        largest_ms = np.array([self._largest_ms(option) for option in options])
+        options = self._options(lot)
+        encodings = self._total_encoding - options.encodings[0] + options.encodings
+        dims = self._total_dim - options.dims[0] + options.dims
+        num_bytes = self._total_bytes - options.all_reduce_bytes[0] + options.all_reduce_bytes
         average_ms = self._average_ms(encodings)
-        judged = np.maximum(average_ms, (largest_ms + self._held_ms) / share) + self._transfer_ms(
-            dims
-        )
-        judged += self._evaluator.all_reduce_ms(num_bytes)
+        largest_ms = (options.largest_ms + self._held_ms) / share
+        judged = np.maximum(average_ms, largest_ms) + self._transfer_ms(dims)
+        if self._may_copy:
+            judged += self._evaluator.all_reduce_ms(num_bytes)
         best = int(judged.argmin())
-        self._settled[lot] = best == 0 or options[best].spread is not None
-        self.cuts[lot] = options[best]
-        self._alone_ms[lot] = largest_ms[best]
-        self._total_encoding, self._total_dim, self._total_bytes = totals[best]
+        self.cuts[lot] = options.cuts[best]
+        settled = best == 0 or self.cuts[lot].spread is not None
+        self._alone_ms[lot] = _SETTLED if settled else options.largest_ms[best]
+        self._total_encoding, self._total_dim = encodings[best], float(dims[best])
+        self._total_bytes = int(num_bytes[best])
         self._mean_ms = float(average_ms[best])
         return best > 0
+
+    def _options(self, lot: int) -> _Options:
+        """How a lot is cut now, and the next finer ways."""
+        now = self.cuts[lot]
+        key = lot, len(now.kinds), self._columns_only
+        if key not in self._options_of:
+            cuts = [now, *self._finer(lot)]
+            counts = [len(cut.kinds) for cut in cuts]
+            kinds = np.array([kind for cut in cuts for kind in cut.kinds], dtype=np.int64)
+            starts = np.cumsum([0, *counts[:-1]])
+            devices = np.array([cut.devices for cut in cuts])
+            catalog = self._book.catalog
+            encodings = np.add.reduceat(catalog.encodings[kinds], starts, dtype=np.float64)
+            self._options_of[key] = _Options(
+                cuts,
+                encodings * devices[:, None],
+                np.add.reduceat(catalog.num_columns[kinds], starts) * devices.astype(np.float64),
+                np.array([cut.all_reduce_bytes for cut in cuts]),
+                np.maximum.reduceat(catalog.compute_ms[kinds], starts),
+            )
+        return self._options_of[key]
 
     def _finer(self, lot: int) -> list[Cut]:
         facts = self._book.lots[lot]

@@ -7,7 +7,7 @@ import numpy as np
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.assignment import Assignment
 from shardwright_server.search.lanes import NONE, Lanes, Slots, Spreads, Units
-from shardwright_server.search.lots import LotBook
+from shardwright_server.search.lots import LotBook, Spread
 from shardwright_server.search.pieces import Float64Array, IntArray
 from shardwright_server.search.sums import device_sums, sum_up
 from shardwright_server.search.transfer_curves import POINTS, TransferCurves
@@ -32,6 +32,7 @@ class LaneBook:
         self.book = book
         self.spreads = Spreads.of(book)
         self.units = Units.of(book)
+        self._ways: dict[tuple[int, int, int], int] = {}
         self._curves = TransferCurves(book.evaluator)
         self._no_prices = np.zeros((len(self.units.encodings), book.num_devices), dtype=np.float32)
 
@@ -42,8 +43,15 @@ class LaneBook:
         found.lots[0, :count], found.kinds[0, :count] = assignment.lots, assignment.kinds
         found.devices[0, :count] = assignment.devices
         for lot, spread in assignment.spreads.items():
-            found.spreads[0, lot] = self.spreads.way(lot, spread)
+            found.spreads[0, lot] = self.way(lot, spread)
         return found
+
+    def way(self, lot: int, spread: Spread) -> int:
+        """The number of a way to spread a lot; looked up once."""
+        key = lot, spread.kind, spread.first
+        if key not in self._ways:
+            self._ways[key] = self.spreads.way(lot, spread)
+        return self._ways[key]
 
     def lanes(self, slots: Slots) -> Lanes:
         """Lanes that begin there; every one must fit into memory."""

@@ -23,7 +23,13 @@ from shardwright.domain import (
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cost_model import CostModel
-from shardwright_server.search.pieces import MOST_KINDS, Float64Array, IntArray, Piece
+from shardwright_server.search.pieces import (
+    MOST_KINDS,
+    Float64Array,
+    IntArray,
+    Piece,
+    column_pieces,
+)
 from shardwright_server.search.reach import Reach, Reaches
 from shardwright_server.search.ways import BoolArray, Columns, Spread, Way, cut_rods
 
@@ -281,7 +287,7 @@ class _Collector:
             widths = np.array([*(range(least, units - least + 1) if least else ()), units])
             columns = (COLUMN_MULTIPLE * widths).tolist()
             for indices in _chunks(np.array(members), max(1, _CHUNK_ROWS // len(widths))):
-                pieces = [Piece(i, width) for i in indices.tolist() for width in columns]
+                pieces = column_pieces(indices.tolist(), columns)
                 self._add(pieces, partial(self._note_columns, indices, widths, least))
         return np.array(free, dtype=np.int64)
 

@@ -20,6 +20,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from shardwright.domain import SearchOptions, ShardingPlan
 from shardwright_costmodel.features import FloatArray
@@ -29,7 +30,7 @@ from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cuts, Cutter
 from shardwright_server.search.lane_book import LaneBook
 from shardwright_server.search.lanes import NONE, Lanes, Slots
-from shardwright_server.search.lots import LotBook
+from shardwright_server.search.lots import BoolArray, LotBook
 from shardwright_server.search.objective import costs_ms
 from shardwright_server.search.outcome import OnImprovement, SearchOutcome, run_to_end
 from shardwright_server.search.packing import Misfit, pack
@@ -230,13 +231,9 @@ class _LocalSearch:
         most = self._num_climbs()
         few = root is None and most < _SEVERAL
         found_ms = self._levelled_ms(lanes) if few else costs_ms(lanes)
-        _, order = np.unique(found_ms, return_index=True)
         spreads = NONE if root is None else root.spreads
-        alike = (lanes.spreads[order] == spreads).all(axis=1)
-        share = int(_SHARE_APART * most)
-        first = np.concatenate([order[alike][:share], order[~alike][:share], order])
-        chosen = first[np.sort(np.unique(first, return_index=True)[1])][:most]
-        return np.asarray(chosen[np.argsort(found_ms[chosen], kind="stable")])
+        alike = (lanes.spreads == spreads).all(axis=1)
+        return _cheapest(found_ms, alike, most, int(_SHARE_APART * most))
 
     def _levelled_ms(self, lanes: Lanes) -> Float64Array:
         """What lanes would cost, all devices levelled as far as their largest units allow."""
@@ -275,7 +272,10 @@ class _LocalSearch:
                 ways.append(cutter.all_spread())
         if self._num_climbs() >= _SEVERAL:
             ways += cutter.halvings(_LARGEST, _DEAREST)
-        return [cuts for i, cuts in enumerate(ways) if cuts not in ways[:i]]
+        # what lies on devices says how it is cut
+        return list({tuple(cut.kinds for cut in cuts): cuts for cuts in reversed(ways)}.values())[
+            ::-1
+        ]
 
     def _keep(self, swarm: Swarm) -> None:
         """Keeps the cheapest plan of a swarm if it is better by more than noise."""
@@ -287,6 +287,33 @@ class _LocalSearch:
         self._budget.plan_found = True
         if self._on_improvement is not None:
             self._on_improvement(self._lane_book.assignment(self._kept[-1], 0).to_plan())
+
+
+@njit(cache=True)
+def _cheapest(costs_ms: Float64Array, alike: BoolArray, most: int, share: int) -> IntArray:
+    """The cheapest of different costs, at most so many, the cheapest first.
+
+    Args:
+        costs_ms: `[k] float64`.
+        alike: `[k] bool`; of those that are and of those that are not, the first come before others.
+        most: How many.
+        share: How many of each kind come first.
+    """
+    order = np.argsort(costs_ms, kind="mergesort")
+    taken = np.zeros(len(order), dtype=np.bool_)
+    count, of_kind = 0, np.zeros(2, dtype=np.int64)
+    for limit in (share, len(order)):
+        before_ms = -np.inf
+        for i in range(len(order)):
+            lane = order[i]
+            kind = int(alike[lane])
+            if costs_ms[lane] > before_ms and not taken[i]:
+                if of_kind[kind] < limit and count < most:
+                    taken[i] = True
+                    of_kind[kind] += 1
+                    count += 1
+            before_ms = costs_ms[lane]
+    return order[taken]
 
 
 def _spaced(ways: list[Cuts], count: int) -> list[Cuts]:

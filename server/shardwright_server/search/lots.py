@@ -22,7 +22,7 @@ from shardwright.domain import (
     colocation_groups,
 )
 from shardwright_server.search.cost import PlanEvaluator, gradient_bytes
-from shardwright_server.search.pieces import MOST_KINDS, IntArray, Piece
+from shardwright_server.search.pieces import MOST_KINDS, IntArray, Piece, column_pieces
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -133,19 +133,20 @@ class LotBook:
         """Encodes all widths and spreads in one call, if they are not too many."""
         lots = list(enumerate(self.lots))
         spreads = [(i, kind) for i, lot in lots for kind in lot.spreads]
-        widths = [
-            (i, width)
-            for i, lot in lots
-            if lot.cut
-            for width in range(lot.min_width, lot.columns, COLUMN_MULTIPLE)
-        ]
-        if len(widths) + len(spreads) > MOST_KINDS:
+        widths = {
+            i: range(lot.min_width, lot.columns, COLUMN_MULTIPLE) for i, lot in lots if lot.cut
+        }
+        if sum(map(len, widths.values())) + len(spreads) > MOST_KINDS:
             return
-        pieces = [Piece(self.lots[i].tables[0], width) for i, width in widths]
+        pieces: list[Piece] = []
+        for i, of_lot in widths.items():
+            pieces += column_pieces(self.lots[i].tables, of_lot)
+        units = len(pieces)
         pieces += [self._spread_piece(i, kind) for i, kind in spreads]
         ids = self.catalog.ids(pieces)
-        self._units.update(zip(widths, ids, strict=False))
-        self._spreads.update(zip(spreads, ids[len(widths) :], strict=True))
+        keys = [(i, width) for i, of_lot in widths.items() for width in of_lot]
+        self._units.update(zip(keys, ids[:units], strict=True))
+        self._spreads.update(zip(spreads, ids[units:], strict=True))
 
     def _allow(self, lot: int, tables: list[int]) -> None:
         for table in tables:
@@ -237,8 +238,10 @@ class LotBook:
 
     def spread(self, lot: int, kind: ShardingType, host: int = 0) -> Spread:
         """A lot spread in one of its ways; `host` counts for table-row-wise only."""
-        self.meet_spreads([(lot, kind)])
-        piece = self._spreads[lot, kind]
+        piece = self._spreads.get((lot, kind))
+        if piece is None:
+            self.meet_spreads([(lot, kind)])
+            piece = self._spreads[lot, kind]
         if kind is ShardingType.TABLE_ROW_WISE:
             return Spread(piece, host * self.devices_per_host, self.devices_per_host)
         if kind is ShardingType.ROW_WISE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,12 @@ class Piece(NamedTuple):
     num_columns: int
     row_parts: int = 1
     copies: int = 1
+
+
+def column_pieces(tables: Iterable[int], widths: Sequence[int]) -> list[Piece]:
+    """Pieces with all rows: of each table, one of each width. Faster than `Piece` itself."""
+    new = tuple.__new__
+    return [new(Piece, (table, width, 1, 1)) for table in tables for width in widths]
 
 
 def can_halve(table: EmbeddingTable, num_columns: int) -> bool:
@@ -115,7 +122,10 @@ class PieceCatalog:
 
     def features(self, pieces: list[Piece]) -> FloatArray:
         """Raw features of pieces, `[n, len(SHARD_COLUMNS)] float32`."""
-        table, columns, row_parts, copies = np.array(pieces, dtype=np.int64).reshape(-1, 4).T
+        return self._features(_columns(pieces))
+
+    def _features(self, pieces: IntArray) -> FloatArray:
+        table, columns, row_parts, copies = pieces
         features = self._table_features[table]
         features[:, NUM_COLUMNS_INDEX] = columns
         features[:, _NUM_ROWS_INDEX] = -(-self._rows[table] // row_parts)
@@ -124,9 +134,9 @@ class PieceCatalog:
         return features
 
     def _append(self, new: list[Piece]) -> None:
-        encodings = self._cost_model.encode(self.features(new))
+        table, columns, row_parts, copies = fields = _columns(new)
+        encodings = self._cost_model.encode(self._features(fields))
         compute_ms = self._cost_model.compute_ms(encodings).astype(np.float64).sum(axis=1)
-        table, columns, row_parts, copies = np.array(new, dtype=np.int64).T
         rows = -(-self._rows[table] // row_parts)
         # as ShardingProblem.shard_bytes and, with a dense gradient, replica_bytes
         element_bytes = self._element_bytes[table] + self._weight_bytes[table] * (copies > 1)
@@ -145,3 +155,9 @@ class PieceCatalog:
         self.compute_ms = np.concatenate([self.compute_ms, compute_ms])
         self.memory_bytes = np.append(self.memory_bytes, np.asarray(memory_bytes, np.int64))
         self.num_columns = np.append(self.num_columns, np.asarray(num_columns, np.int64))
+
+
+def _columns(pieces: Sequence[Piece]) -> IntArray:
+    """Fields of pieces, `[4, n]`; many times faster than an array of tuples."""
+    flat = np.fromiter(chain.from_iterable(pieces), dtype=np.int64, count=4 * len(pieces))
+    return flat.reshape(-1, 4).T.copy()

@@ -18,7 +18,7 @@ from shardwright_server.search.cuts import Cuts
 from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook
 from shardwright_server.search.lanes import NONE, Slots, Spreads, Units
 from shardwright_server.search.lots import BoolArray, LotBook, Spread
-from shardwright_server.search.pieces import Float64Array
+from shardwright_server.search.pieces import Float64Array, IntArray
 from shardwright_server.search.slopes import prices_around
 
 
@@ -31,14 +31,14 @@ def place(lane_book: LaneBook, ways: Sequence[Cuts], caps: Sequence[float]) -> S
         caps: Wished limits on a device's sum of dims, as multiples of the mean.
     """
     book, catalog = lane_book.book, lane_book.book.catalog
-    units = [_units_by_cost(book, cuts) for cuts in ways]
-    most = max(lots.shape[1] for lots in units)
-    slots = Slots.empty(len(ways), most + SPARE_SLOTS, len(book.lots))
-    counts = np.array([lots.shape[1] for lots in units])
-    for row, (cuts, (lots, kinds)) in enumerate(zip(ways, units, strict=True)):
-        slots.lots[row, : counts[row]], slots.kinds[row, : counts[row]] = lots, kinds
+    rows, lots, kinds = _units_by_cost(book, ways)
+    counts = np.bincount(rows, minlength=len(ways))
+    columns = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    slots = Slots.empty(len(ways), int(counts.max()) + SPARE_SLOTS, len(book.lots))
+    slots.lots[rows, columns], slots.kinds[rows, columns] = lots, kinds
+    for row, cuts in enumerate(ways):
         for lot, spread in spread_lots(book, cuts).items():
-            slots.spreads[row, lot] = lane_book.spreads.way(lot, spread)
+            slots.spreads[row, lot] = lane_book.way(lot, spread)
     of_way = np.repeat(np.arange(len(ways)), len(caps))
     slots = slots.chosen(of_way)
     average = catalog.encodings[book.wholes].sum(axis=0) / book.num_devices
@@ -56,11 +56,20 @@ def place(lane_book: LaneBook, ways: Sequence[Cuts], caps: Sequence[float]) -> S
     return slots.chosen(np.flatnonzero(fits))
 
 
-def _units_by_cost(book: LotBook, cuts: Cuts) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Lots and kinds, `[2, u] int64`, of what is not spread."""
-    pairs = [(lot, kind) for lot, cut in enumerate(cuts) if not cut.spread for kind in cut.kinds]
-    units = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    return units[:, np.argsort(-book.catalog.compute_ms[units[1]], kind="stable")]
+def _units_by_cost(book: LotBook, ways: Sequence[Cuts]) -> tuple[IntArray, IntArray, IntArray]:
+    """What is not spread: number of the way, lot and kind of each unit, `[u]` each."""
+    rows: list[int] = []
+    lots: list[int] = []
+    kinds: list[int] = []
+    for row, cuts in enumerate(ways):
+        for lot, cut in enumerate(cuts):
+            if cut.spread is None:
+                rows += [row] * len(cut.kinds)
+                lots += [lot] * len(cut.kinds)
+                kinds += cut.kinds
+    order = np.lexsort((-book.catalog.compute_ms[kinds], rows))
+    units = (np.array(field, dtype=np.int64)[order] for field in (rows, lots, kinds))
+    return next(units), next(units), next(units)
 
 
 def spread_lots(book: LotBook, cuts: Cuts) -> dict[int, Spread]:

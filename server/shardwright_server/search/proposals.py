@@ -42,6 +42,7 @@ from shardwright_server.search.objective import (
     transfer,
 )
 from shardwright_server.search.pieces import Float64Array, IntArray
+from shardwright_server.search.sums import add
 
 _STEP = COLUMN_MULTIPLE
 """Columns."""
@@ -580,16 +581,15 @@ def _sum_up_after(
         unit, other = fields[row, m, UNIT], fields[row, m, OTHER]
         for side, field in enumerate((SOURCE, TARGET)):
             d = fields[row, m, field]
+            held = sums[n, side]
             for i in range(e):
-                sums[n, side, i] = base[lane, d, i]
+                held[i] = base[lane, d, i]
             for j in range(start[rank_of[d]], start[rank_of[d] + 1]):
                 if slots[j] not in (unit, other):
-                    for i in range(e):
-                        sums[n, side, i] += encodings[kinds[j], i]
+                    add(held, encodings[kinds[j]])
         stays, comes, goes = fields[row, m, STAYS], fields[row, m, COMES], fields[row, m, GOES]
-        for i in range(e):
-            sums[n, 0, i] += encodings[stays, i]
-            sums[n, 0, i] += encodings[comes, i]
-            sums[n, 1, i] += encodings[goes, i]
+        add(sums[n, 0], encodings[stays])
+        add(sums[n, 0], encodings[comes])
+        add(sums[n, 1], encodings[goes])
         n += 1
     return n
