@@ -295,7 +295,7 @@ def _cheapest(costs_ms: Float64Array, alike: BoolArray, most: int, share: int) -
 
     Args:
         costs_ms: `[k] float64`.
-        alike: `[k] bool`; of those that are and of those that are not, the first come before others.
+        alike: `[k] bool`; the first of either kind come before the others.
         most: How many.
         share: How many of each kind come first.
     """
@@ -307,11 +307,11 @@ def _cheapest(costs_ms: Float64Array, alike: BoolArray, most: int, share: int) -
         for i in range(len(order)):
             lane = order[i]
             kind = int(alike[lane])
-            if costs_ms[lane] > before_ms and not taken[i]:
-                if of_kind[kind] < limit and count < most:
-                    taken[i] = True
-                    of_kind[kind] += 1
-                    count += 1
+            new = costs_ms[lane] > before_ms and not taken[i]
+            if new and of_kind[kind] < limit and count < most:
+                taken[i] = True
+                of_kind[kind] += 1
+                count += 1
             before_ms = costs_ms[lane]
     return order[taken]
 

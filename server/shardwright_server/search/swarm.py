@@ -12,10 +12,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numba import njit
 
+from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.lane_book import LaneBook
-from shardwright_server.search.lanes import Lanes, Moves
-from shardwright_server.search.lots import BoolArray
+from shardwright_server.search.lanes import Lanes, Moves, Units
 from shardwright_server.search.objective import SOFT, costs_ms
 from shardwright_server.search.pieces import Float64Array, IntArray
 from shardwright_server.search.proposals import propose
@@ -68,38 +69,74 @@ class Swarm:
             on_step: Called before each; may raise to stop.
         """
         hope, half_life = self._hope, math.log2(max(2, self._lanes.dims.shape[1]))
-        for _ in range(most_steps):
+        count = self._propose()
+        for step in range(most_steps):
             on_step()
-            moved = self._step()
             hope *= 0.5 ** (1.0 / half_life)
-            self._active = still_active(
-                self._active, moved, self._squarings, self.cost_ms, best_ms, 1.0 + hope
+            self._active, count = _advance(
+                self._units,
+                self._lanes,
+                self._active,
+                self._squarings,
+                self._moves,
+                self._sums,
+                self._lane_book.compute_ms(self._sums[:count]),
+                self.best,
+                self.cost_ms,
+                best_ms,
+                1.0 + hope,
+                self._sources,
+                self._per_source,
+                step == most_steps - 1,
             )
             if not len(self._active):
                 break
 
-    def _step(self) -> BoolArray:
-        """Moves of every active lane; which lanes found any, `[a] bool`."""
-        lanes, active, squarings = self._lanes, self._active, self._squarings
-        count = propose(
+    def _propose(self) -> int:
+        """The first moves of every lane; how many."""
+        return propose(
             self._units,
-            lanes,
-            active,
-            squarings,
+            self._lanes,
+            self._active,
+            self._squarings,
             self._sources,
             self._per_source,
             _LEAST_GAIN,
             self._moves,
             self._sums,
         )
-        return take_best(
-            self._units,
-            lanes,
-            active,
-            squarings,
-            self._moves,
-            self._lane_book.compute_ms(self._sums[:count]),
-            _LEAST_GAIN,
-            self.best,
-            self.cost_ms,
-        )
+
+
+@njit(cache=True)
+def _advance(
+    units: Units,
+    lanes: Lanes,
+    active: IntArray,
+    squarings: IntArray,
+    moves: Moves,
+    sums: FloatArray,
+    compute_ms: Float64Array,
+    best: Lanes,
+    cost_ms: Float64Array,
+    best_ms: float,
+    hopeless: float,
+    sources: int,
+    per_source: int,
+    last: bool,
+) -> tuple[IntArray, int]:
+    """Takes moves, ends lanes, and proposes the next moves unless it is the last step.
+
+    In one call, as calls with so many arrays take their time. Arguments are those of `take_best`,
+    `still_active` and `propose`.
+
+    Returns:
+        Active lanes, `[a] int64`, and how many moves were proposed.
+    """
+    moved = take_best(
+        units, lanes, active, squarings, moves, compute_ms, _LEAST_GAIN, best, cost_ms
+    )
+    active = still_active(active, moved, squarings, cost_ms, best_ms, hopeless)
+    if last:
+        return active, 0
+    count = propose(units, lanes, active, squarings, sources, per_source, _LEAST_GAIN, moves, sums)
+    return active, count
