@@ -77,7 +77,7 @@ class _Effort(NamedTuple):
     most_swarms: int
 
 
-_ROOMY = _Effort(2_100_000, 20, 0.06, 3, 250, 16)
+_ROOMY = _Effort(2_100_000, 20, 0.06, 2, 250, 16)
 _TIGHT = _Effort(4_000_000, 28, math.inf, 12, 500, 32)
 _SHARE_APART = 0.5
 """Of the climbs of a swarm that begin with the spread lots there were, and of those that do not."""
