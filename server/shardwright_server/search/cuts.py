@@ -323,16 +323,18 @@ class Cutter:
         key = lot, len(now.kinds), self._columns_only
         if key not in self._options_of:
             cuts = [now, *self._finer(lot)]
-            counts = [len(cut.kinds) for cut in cuts]
-            kinds = np.array([kind for cut in cuts for kind in cut.kinds], dtype=np.int64)
-            starts = np.cumsum([0, *counts[:-1]])
-            devices = np.array([cut.devices for cut in cuts])
+            kinds: list[int] = []
+            starts = []
+            for cut in cuts:
+                starts.append(len(kinds))
+                kinds += cut.kinds
+            devices = np.array([float(cut.devices) for cut in cuts])
             catalog = self._book.catalog
-            encodings = np.add.reduceat(catalog.encodings[kinds], starts, dtype=np.float64)
+            encodings = np.add.reduceat(catalog.encodings[kinds].astype(np.float64), starts)
             self._options_of[key] = _Options(
                 cuts,
                 encodings * devices[:, None],
-                np.add.reduceat(catalog.num_columns[kinds], starts) * devices.astype(np.float64),
+                np.add.reduceat(catalog.num_columns[kinds], starts) * devices,
                 np.array([cut.all_reduce_bytes for cut in cuts]),
                 np.maximum.reduceat(catalog.compute_ms[kinds], starts),
             )

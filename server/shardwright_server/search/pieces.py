@@ -126,7 +126,7 @@ class PieceCatalog:
 
     def _features(self, pieces: IntArray) -> FloatArray:
         table, columns, row_parts, copies = pieces
-        features = self._table_features[table]
+        features: FloatArray = self._table_features[table]
         features[:, NUM_COLUMNS_INDEX] = columns
         features[:, _NUM_ROWS_INDEX] = -(-self._rows[table] // row_parts)
         features[:, _POOLING_INDEX] /= row_parts.astype(np.float32)

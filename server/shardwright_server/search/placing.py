@@ -67,9 +67,9 @@ def _units_by_cost(book: LotBook, ways: Sequence[Cuts]) -> tuple[IntArray, IntAr
                 rows += [row] * len(cut.kinds)
                 lots += [lot] * len(cut.kinds)
                 kinds += cut.kinds
-    order = np.lexsort((-book.catalog.compute_ms[kinds], rows))
-    units = (np.array(field, dtype=np.int64)[order] for field in (rows, lots, kinds))
-    return next(units), next(units), next(units)
+    of_way, of_lot, of_kind = (np.array(field, dtype=np.int64) for field in (rows, lots, kinds))
+    order = np.lexsort((-book.catalog.compute_ms[of_kind], of_way))
+    return of_way[order], of_lot[order], of_kind[order]
 
 
 def spread_lots(book: LotBook, cuts: Cuts) -> dict[int, Spread]:
@@ -93,7 +93,7 @@ def _place(
     units: Units,
     spreads: Spreads,
     prices: FloatArray,
-    counts: Float64Array,
+    counts: IntArray,
     caps: Float64Array,
     slots: Slots,
     fits: BoolArray,

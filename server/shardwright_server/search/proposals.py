@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from shardwright.domain import COLUMN_MULTIPLE
@@ -146,6 +147,7 @@ another unit, too; what is promised. Computation is over the slowest, dims over 
 _BLOCK = 8
 """Of units that vectors hold: whole blocks leave no rest to be judged one by one."""
 
+Int32Array = npt.NDArray[np.int32]
 _Rows = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]
 
 
@@ -171,6 +173,7 @@ class _LaidOut(NamedTuple):
         start: `[w + 1] int64`, by rank: a device's units are from its entry to before the next.
         slots: `[n] int64`, of the units.
         kinds: `[n] int64`.
+        on: `[n + _BLOCK] int32`, their devices.
         in_lot: `[lots] int64`, units of each lot.
         of_units: `[7, n + _BLOCK] float32`, in the order of the constants above; what is behind the
             units promises nothing.
@@ -181,6 +184,7 @@ class _LaidOut(NamedTuple):
     start: IntArray
     slots: IntArray
     kinds: IntArray
+    on: Int32Array
     in_lot: IntArray
     of_units: FloatArray
     of_devices: FloatArray
@@ -211,19 +215,20 @@ def _laid_out(units: Units, lanes: Lanes, lane: int, around: _Around) -> _LaidOu
         of_devices[_TERM, d] = terms[d]
     free, in_lot = start.copy(), np.zeros(len(units.cut), np.int64)
     unit_slots, unit_kinds = np.empty(n, np.int64), np.empty(n, np.int64)
+    on = np.zeros(n + _BLOCK, np.int32)
     for slot in range(len(devices)):
         d, kind = devices[slot], kinds[slot]
         if d == NONE:
             continue
         j = free[rank_of[d]]
         free[rank_of[d]] += 1
-        unit_slots[j], unit_kinds[j] = slot, kind
+        unit_slots[j], unit_kinds[j], on[j] = slot, kind, d
         in_lot[lots[slot]] += 1
         of_units[_OWN, j] = prices[kind, d] / slowest_ms
         of_units[_COLUMNS, j] = columns[kind] / widest
         of_units[_DIMS, j] = of_devices[_DIMS, d]
         of_units[_TERM, j] = of_devices[_TERM, d]
-    return _LaidOut(ranked, start, unit_slots, unit_kinds, in_lot, of_units, of_devices)
+    return _LaidOut(ranked, start, unit_slots, unit_kinds, on, in_lot, of_units, of_devices)
 
 
 @njit(cache=True)
@@ -433,7 +438,8 @@ def _note_swaps(
     squarings, slowest_ms, rate, _, widest, dims_rate, _, least_ms = around
     sharp, merits, fields = squarings == SHARP, moves.merit_ms[row], moves.fields[row]
     w, n = len(ranked), len(slots)
-    rows_of_units = _rows(of_units)
+    rows_of_units, loads = _rows(of_units), of_devices[_LOAD]
+    with_it = np.empty(w, np.float32)
     move = np.full(7, NONE)
     for rank in range(sources):
         s = ranked[rank]
@@ -456,13 +462,12 @@ def _note_swaps(
                     if goes == NONE or stays == NONE:
                         continue
                 later = rank + 1 if part == 0 else 0
-                for other in range(later, w):
-                    t = ranked[other]
-                    with_it = of_devices[_LOAD, t] + prices[goes, t] / slowest_ms
-                    if t == s or closed[lot, t]:
-                        with_it = np.inf
-                    for v in range(start[other], start[other + 1]):
-                        of_units[_LOAD, v] = with_it
+                for t in range(w):
+                    with_it[t] = loads[t] + prices[goes, t] / slowest_ms
+                    if closed[lot, t]:
+                        with_it[t] = np.inf
+                with_it[s] = np.inf
+                _spread_out(with_it, laid.on, start[later], n, rows_of_units[_LOAD])
                 left = load - of_units[_OWN, j] + prices[stays, s] / slowest_ms
                 columns = of_units[_COLUMNS, j] - columns_of[stays] / widest
                 worst = min(least_ms, merits[rank * count + count - 1])
@@ -495,6 +500,17 @@ def _note_swaps(
                     move[STAYS], move[GOES], move[COMES] = stays, goes, comes
                     _note(merits, fields, rank * count, count, of_units[_MERIT, v], move)
                     worst = min(least_ms, merits[rank * count + count - 1])
+
+
+@njit(cache=True)
+def _spread_out(
+    of_devices: FloatArray, on: Int32Array, first: int, end: int, of_units: FloatArray
+) -> None:
+    """Gives units from `first` on the value of their device."""
+    begin = np.uint64(first)
+    for at in range(end - first):
+        j = begin + np.uint64(at)
+        of_units[j] = of_devices[np.uint32(on[j])]
 
 
 @njit(cache=True)
