@@ -16,7 +16,7 @@ def test_a_child_times_each_task(side):
     found = time_apart(side, ["sized/10/2", "10-60x4/0"], timeout_s=120)
     assert len(found.cpu_s) == len(found.wall_s) == found.plans == 2
     assert found.peak_bytes >= found.idle_bytes > 2**20
-    assert found.passes == 3
+    assert found.passes >= 3
     assert all(least <= first for least, first in zip(found.cpu_s, found.first_cpu_s, strict=True))
 
 
