@@ -29,7 +29,7 @@ from shardwright_server.errors import NoPlanInTimeError
 from shardwright_server.search.beam import search_beam
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.cost import PlanEvaluator
-from shardwright_server.search.local_search import search_locally
+from shardwright_server.search.local_search import _cheapest, search_locally
 
 COLUMNS = (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE)
 EVERYTHING = tuple(ShardingType)
@@ -311,3 +311,23 @@ def test_a_heterogeneous_cluster_is_filled_by_memory():
     tables = [table(f"t{i}", rows=2**20, dim=16) for i in range(38)]
     task = problem(tables, devices=4, memory_bytes=GIB, device_memory_overrides=overrides)
     check_plan(search(task, SearchOptions(sharding_types=COLUMNS)).plan, task)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 12).map(float), st.booleans()), min_size=1),
+    st.integers(1, 8),
+    st.data(),
+)
+def test_climbs_begin_with_the_cheapest_and_some_of_each_kind(lanes, most, data):
+    share = data.draw(st.integers(0, most // 2))
+    firsts = {}
+    for lane, (cost, alike) in enumerate(lanes):  # of equal costs the first
+        firsts.setdefault(cost, (lane, alike))
+    ranked = [firsts[cost] for cost in sorted(firsts)]
+    kinds = ([lane for lane, alike in ranked if alike is kind][:share] for kind in (True, False))
+    wanted = [*itertools.chain(*kinds), *(lane for lane, _ in ranked)]
+    wanted = list(dict.fromkeys(wanted))[:most]
+    costs = np.array([cost for cost, _ in lanes])
+    found = _cheapest(costs, np.array([alike for _, alike in lanes]), most, share)
+    assert found.tolist() == sorted(wanted, key=lambda lane: costs[lane])
