@@ -10,12 +10,13 @@ from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_server import planning
 from shardwright_server.search import (
     baselines,
+    local_search,
     objective,
     placing,
     proposals,
     repack,
     sums,
-    taking,
+    swarm,
     transfer_curves,
     ways,
 )
@@ -23,14 +24,14 @@ from shardwright_server.warm_up import warm_up
 
 ENTRIES = (
     baselines.place_by_score,
+    local_search._cheapest,
     objective.costs_ms,
     placing._place,
     proposals.propose,
     repack._repack,
     sums.device_sums,
     sums.sum_up,
-    taking.still_active,
-    taking.take_best,
+    swarm._advance,
     transfer_curves._interpolate,
     ways._cut_rods,
 )
