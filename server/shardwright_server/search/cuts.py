@@ -282,7 +282,7 @@ class Cutter:
         return float(self._book.catalog.compute_ms[list(cut.kinds)].max())
 
     def refine(self, share: float, most_cuts: int) -> list[Cuts]:
-        """Cuts on until no unit that can be cut exceeds `share` of the average device.
+        """Cuts on until no unit that can be cut exceeds `share` of the average; after `begin`.
 
         Returns:
             What it was cut into after each cut.
