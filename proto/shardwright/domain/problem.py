@@ -31,7 +31,9 @@ class Optimizer(Enum):
     @property
     def state_bytes_per_element(self) -> int:
         """State of one weight."""
-        return {Optimizer.ADAGRAD: 4, Optimizer.ADAM: 8}.get(self, 0)
+        if self is Optimizer.ADAM:
+            return 8
+        return 4 if self is Optimizer.ADAGRAD else 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ need not be worth an all-reduce that all of them share.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +26,7 @@ from shardwright_server.search.lots import Lot, LotBook, even_widths
 from shardwright_server.search.pieces import Float64Array, IntArray
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """How one lot is cut.
 
     Attributes:
@@ -323,17 +322,14 @@ class Cutter:
         key = lot, len(now.kinds), self._columns_only
         if key not in self._options_of:
             cuts = [now, *self._finer(lot)]
-            kinds: list[int] = []
-            starts = []
-            for cut in cuts:
-                starts.append(len(kinds))
-                kinds += cut.kinds
+            kinds = np.array([kind for cut in cuts for kind in cut.kinds])
+            starts = [0, *accumulate(len(cut.kinds) for cut in cuts[:-1])]
             devices = np.array([float(cut.devices) for cut in cuts])
             catalog = self._book.catalog
-            encodings = np.add.reduceat(catalog.encodings[kinds].astype(np.float64), starts)
+            encodings = catalog.encodings.take(kinds, axis=0).astype(np.float64)
             self._options_of[key] = _Options(
                 cuts,
-                encodings * devices[:, None],
+                np.add.reduceat(encodings, starts) * devices[:, None],
                 np.add.reduceat(catalog.num_columns[kinds], starts) * devices,
                 np.array([cut.all_reduce_bytes for cut in cuts]),
                 np.maximum.reduceat(catalog.compute_ms[kinds], starts),

@@ -82,8 +82,12 @@ class LaneBook:
 
     def some(self, lanes: Lanes, rows: IntArray) -> Lanes:
         """Some of the lanes, copied."""
-        fields = {name: field[rows] for name, field in lanes._asdict().items() if name != "prices"}
-        return Lanes(**fields, prices=lanes.prices)
+        fields = lanes._asdict()
+        del fields["prices"]  # of all lanes
+        return Lanes(
+            **{name: field.take(rows, axis=0) for name, field in fields.items()},
+            prices=lanes.prices,
+        )
 
     def sums(self, lanes: Lanes) -> FloatArray:
         """What the devices of lanes hold, `[k, w, e]`."""

@@ -160,7 +160,7 @@ class Slots(NamedTuple):
 
     def chosen(self, rows: Sequence[int] | IntArray) -> Slots:
         """Some of them, copied."""
-        return Slots(*(field[rows] for field in self))
+        return Slots(*(field.take(rows, axis=0) for field in self))
 
     @classmethod
     def joined(cls, parts: Sequence[Slots]) -> Slots:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +31,7 @@ BoolArray = npt.NDArray[np.bool_]
 SPREADS = (ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE, ShardingType.DATA_PARALLEL)
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(NamedTuple):
     """A lot on all devices of a range.
 
     Attributes:
@@ -115,11 +116,17 @@ class LotBook:
             if i in groups or i not in grouped
         ]
         self.allowed: BoolArray = np.ones((len(members), self.num_devices), dtype=bool)
+        for i, tables in enumerate(members):
+            self._allow(i, tables)
+        hosts = self.allowed.reshape(len(members), -1, self.devices_per_host).all(axis=2)
+        everywhere = hosts.all(axis=1).tolist()
+        all_hosts = tuple(range(hosts.shape[1]))
+        several = (self.allowed.sum(axis=1) > 1).tolist()
         self.lots: list[Lot] = []
         for i, tables in enumerate(members):
             on_step()
-            self._allow(i, tables)
-            self.lots.append(self._lot(i, tables))
+            of_lot = all_hosts if everywhere[i] else tuple(np.flatnonzero(hosts[i]).tolist())
+            self.lots.append(self._lot(tables, of_lot, everywhere[i], several[i]))
             whole = (
                 wholes[tables[0]]
                 if len(tables) == 1
@@ -155,15 +162,18 @@ class LotBook:
                 named = np.zeros(self.num_devices, dtype=bool)
                 named[[d for d in constraints.devices if d < self.num_devices]] = True
                 self.allowed[lot] &= named
-            excluded = [d for d in constraints.excluded_devices if d < self.num_devices]
-            self.allowed[lot, excluded] = False
+            if constraints.excluded_devices:
+                excluded = [d for d in constraints.excluded_devices if d < self.num_devices]
+                self.allowed[lot, excluded] = False
 
-    def _lot(self, lot: int, tables: list[int]) -> Lot:
+    def _lot(
+        self, tables: list[int], hosts: tuple[int, ...], everywhere: bool, several: bool
+    ) -> Lot:
+        """A lot, of which devices are allowed: on whole hosts, on all of them, on more than one."""
         problem = self.evaluator.problem
         first = problem.tables[tables[0]]
         types = allowed_sharding_types(first, self._options, problem.cluster)
         least = first.constraints.min_column_width
-        hosts = self.allowed[lot].reshape(-1, self.devices_per_host).all(axis=1)
         # on a single device, and on hosts of one, other types come to the same
         whole = (
             ShardingType.TABLE_WISE in types
@@ -171,32 +181,26 @@ class LotBook:
             or (self.devices_per_host == 1 and ShardingType.TABLE_ROW_WISE in types)
         )
         cut = ShardingType.COLUMN_WISE in types and first.embedding_dim >= 2 * least
-        cut = cut and len(tables) == 1 and int(self.allowed[lot].sum()) > 1
         return Lot(
             tables=tuple(tables),
             columns=first.embedding_dim if len(tables) == 1 else 0,
             min_width=least,
             whole=whole,
-            cut=cut,
-            spreads=tuple(self._possible_spreads(types, hosts)),
-            hosts=tuple(np.flatnonzero(hosts).tolist()),
+            cut=cut and len(tables) == 1 and several,
+            spreads=self._possible_spreads(types, bool(hosts), everywhere),
+            hosts=hosts,
         )
 
     def _possible_spreads(
-        self, types: tuple[ShardingType, ...], hosts: BoolArray
-    ) -> list[ShardingType]:
+        self, types: tuple[ShardingType, ...], somewhere: bool, everywhere: bool
+    ) -> tuple[ShardingType, ...]:
         """Ways to spread that are allowed and possible; of two that come to the same, one."""
-        if self.num_devices == 1:
-            return []
-        possible = {
-            ShardingType.ROW_WISE: bool(hosts.all()),
-            ShardingType.TABLE_ROW_WISE: bool(hosts.any()) and self.devices_per_host > 1,
-            ShardingType.DATA_PARALLEL: bool(hosts.all()),
-        }
-        spreads = [kind for kind in SPREADS if kind in types and possible[kind]]
-        if len(hosts) == 1 and ShardingType.ROW_WISE in spreads:
-            spreads = [kind for kind in spreads if kind is not ShardingType.TABLE_ROW_WISE]
-        return spreads
+        several, one_host = self.num_devices > 1, self.num_devices == self.devices_per_host
+        in_rows = several and everywhere and ShardingType.ROW_WISE in types
+        on_host = self.devices_per_host > 1 and somewhere and not (in_rows and one_host)
+        on_host = on_host and ShardingType.TABLE_ROW_WISE in types
+        copied = several and everywhere and ShardingType.DATA_PARALLEL in types
+        return tuple(compress(SPREADS, (in_rows, on_host, copied)))
 
     def _parts_of(self, kind: ShardingType) -> int:
         """Row ranges of a way to spread."""

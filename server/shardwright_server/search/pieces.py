@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, count, filterfalse
 from typing import NamedTuple
 
 import numpy as np
@@ -91,16 +91,13 @@ class PieceCatalog:
 
     def ids(self, pieces: Iterable[Piece]) -> list[int]:
         """Ids of pieces; those not met before are encoded, all in one call."""
-        ids, new = [], []
-        for piece in pieces:
-            known = self._ids.setdefault(piece, len(self._ids))
-            ids.append(known)
-            if known == len(self.pieces):
-                self.pieces.append(piece)
-                new.append(piece)
+        pieces = list(pieces)
+        new = list(dict.fromkeys(filterfalse(self._ids.__contains__, pieces)))
         if new:
+            self._ids.update(zip(new, count(len(self.pieces)), strict=False))
+            self.pieces += new
             self._append(new)
-        return ids
+        return [self._ids[piece] for piece in pieces]
 
     def whole_tables(self) -> list[int]:
         """Ids of the uncut tables, in order."""

@@ -8,6 +8,7 @@ device; unlike there it is a wish: where it leaves no device, memory alone decid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numba import njit
@@ -58,16 +59,10 @@ def place(lane_book: LaneBook, ways: Sequence[Cuts], caps: Sequence[float]) -> S
 
 def _units_by_cost(book: LotBook, ways: Sequence[Cuts]) -> tuple[IntArray, IntArray, IntArray]:
     """What is not spread: number of the way, lot and kind of each unit, `[u]` each."""
-    rows: list[int] = []
-    lots: list[int] = []
-    kinds: list[int] = []
-    for row, cuts in enumerate(ways):
-        for lot, cut in enumerate(cuts):
-            if cut.spread is None:
-                rows += [row] * len(cut.kinds)
-                lots += [lot] * len(cut.kinds)
-                kinds += cut.kinds
-    of_way, of_lot, of_kind = (np.array(field, dtype=np.int64) for field in (rows, lots, kinds))
+    units = [() if cut.spread else cut.kinds for cuts in ways for cut in cuts]
+    counts = np.fromiter(map(len, units), dtype=np.int64, count=len(units))
+    of_kind = np.fromiter(chain.from_iterable(units), dtype=np.int64, count=int(counts.sum()))
+    of_way, of_lot = np.divmod(np.repeat(np.arange(len(units)), counts), len(book.lots))
     order = np.lexsort((-book.catalog.compute_ms[of_kind], of_way))
     return of_way[order], of_lot[order], of_kind[order]
 
