@@ -209,7 +209,7 @@ def _score(
     layout = evaluator.layout(sharding_plan)
     costs = evaluator.layout_costs([layout])
     catalog = evaluator.catalog
-    features = catalog.features([catalog.pieces[i] for i in layout.piece_ids])
+    features = catalog.features([catalog.piece(i) for i in layout.piece_ids.tolist()])
     comm_features = evaluator.comm_features(evaluator.device_dims(layout)[None])
     warnings = (
         *provenance_warnings(cost_model.id),

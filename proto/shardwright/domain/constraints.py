@@ -25,14 +25,18 @@ def allowed_sharding_types(
     if table.constraints.colocation_group:
         return (ShardingType.TABLE_WISE,)
     types = table.constraints.sharding_types or options.sharding_types
-    return tuple([kind for kind in types if _possible(kind, table, cluster)])
+    barred = [
+        kind
+        for kind, parts in zip(
+            BY_ROWS, (cluster.num_devices, cluster.devices_per_host), strict=True
+        )
+        if not _may_be_cut_in_rows(table, parts)
+    ]
+    return tuple([kind for kind in types if kind not in barred]) if barred else tuple(types)
 
 
-def _possible(kind: ShardingType, table: EmbeddingTable, cluster: Cluster) -> bool:
-    """Whether, if it is cut in rows, it may be, and each of its equal blocks gets a row."""
-    if kind is not ShardingType.ROW_WISE and kind is not ShardingType.TABLE_ROW_WISE:
-        return True
-    parts = cluster.num_devices if kind is ShardingType.ROW_WISE else cluster.devices_per_host
+def _may_be_cut_in_rows(table: EmbeddingTable, parts: int) -> bool:
+    """Whether in so many equal blocks, each of which gets a row."""
     block = -(-table.num_embeddings // parts)
     return table.pooling_mode is not PoolingMode.MEAN and (parts - 1) * block < table.num_embeddings
 

@@ -151,7 +151,7 @@ class _BeamSearch:
     def _halvings(self, state: State) -> Iterator[tuple[State, int, Piece]]:
         """The state, the positions of its candidates that can be halved, and their halves."""
         for position in _candidates(np.array(state), self._catalog, self._options.candidates):
-            piece = self._catalog.pieces[state[position]]
+            piece = self._catalog.piece(state[position])
             if can_halve(self._evaluator.problem.tables[piece.table], piece.num_columns):
                 yield state, position, Piece(piece.table, piece.num_columns // 2)
 
@@ -167,7 +167,7 @@ class _BeamSearch:
                 misfits.extend(self._place(chunk, [total_dim]).misfits.tolist())
         if not self._budget.plan_found:
             last = next(misfit for misfit in reversed(misfits) if misfit != NOTHING)
-            raise no_plan_error(self._evaluator.problem, self._options, self._catalog.pieces[last])
+            raise no_plan_error(self._evaluator.problem, self._options, self._catalog.piece(last))
 
 
 def _candidates(pieces: IntArray, catalog: PieceCatalog, count: int) -> list[int]:
@@ -179,9 +179,9 @@ def _candidates(pieces: IntArray, catalog: PieceCatalog, count: int) -> list[int
 
 def _halve(state: State, position: int, half: int, catalog: PieceCatalog) -> State:
     """The state with the piece at `position` replaced by two of the piece `half`, in place."""
-    piece = catalog.pieces[half]
+    piece = catalog.piece(half)
     end = position + 1
-    while end < len(state) and _goes_before(catalog.pieces[state[end]], piece):
+    while end < len(state) and _goes_before(catalog.piece(state[end]), piece):
         end += 1
     return (*state[:position], *state[position + 1 : end], half, half, *state[end:])
 
@@ -196,7 +196,7 @@ def _to_plan(state: State, devices: tuple[int, ...], evaluator: PlanEvaluator) -
     column_offset = dict.fromkeys(range(len(problem.tables)), 0)
     shards = []
     for piece_id, device in zip(state, devices, strict=True):
-        piece = evaluator.catalog.pieces[piece_id]
+        piece = evaluator.catalog.piece(piece_id)
         table = problem.tables[piece.table]
         offset = column_offset[piece.table]
         shards.append(Shard(table.name, device, 0, table.num_embeddings, offset, piece.num_columns))

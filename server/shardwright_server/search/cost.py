@@ -197,7 +197,7 @@ class PlanEvaluator:
 
     def _gradient_bytes(self, layout: Layout) -> int:
         """What the job all-reduces: one fp32 gradient of each data-parallel table."""
-        pieces = (self.catalog.pieces[i] for i in layout.piece_ids.tolist())
+        pieces = map(self.catalog.piece, layout.piece_ids.tolist())
         copied = {piece.table for piece in pieces if piece.copies > 1}
         return sum(gradient_bytes(self.problem.tables[table]) for table in copied)
 

@@ -25,6 +25,7 @@ from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.pieces import (
     MOST_KINDS,
+    Fields,
     Float64Array,
     IntArray,
     Piece,
@@ -150,7 +151,7 @@ class _Collector:
         self._kept_in_catalog = units <= MOST_KINDS
         self._busiest: list[FloatArray] = []
         self._busiest_tables: list[IntArray] = []
-        self._waiting: list[tuple[list[Piece], Callable[[FloatArray], None]]] = []
+        self._waiting: list[tuple[list[Fields], Callable[[FloatArray], None]]] = []
         self._waiting_rows = 0
 
     def collect(self) -> LeastWork:
@@ -234,7 +235,9 @@ class _Collector:
             allowed = np.array([kind in types for types in self._types])
         parts = {"copies": devices} if copies else {"row_parts": devices}
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
-            pieces = [Piece(i, tables[i].embedding_dim, **parts) for i in indices.tolist()]
+            pieces: list[Fields] = [
+                Piece(i, tables[i].embedding_dim, **parts) for i in indices.tolist()
+            ]
             self._add(pieces, partial(self._note_spread, indices, devices, copies))
 
     def _note_spread(
@@ -244,7 +247,7 @@ class _Collector:
         self._total[indices] = np.minimum(self._total[indices], encodings * devices)
         self._add_busiest(indices, encodings)
 
-    def _add(self, pieces: list[Piece], note: Callable[[FloatArray], None]) -> None:
+    def _add(self, pieces: list[Fields], note: Callable[[FloatArray], None]) -> None:
         """Calls `note` with the encodings of pieces `[n, e]`, once there are enough to encode."""
         self._on_step()
         if self._waiting_rows + len(pieces) > _CHUNK_ROWS:
@@ -260,7 +263,7 @@ class _Collector:
             note(encodings[start : start + len(pieces)])
             start += len(pieces)
 
-    def _encode(self, pieces: list[Piece]) -> FloatArray:
+    def _encode(self, pieces: list[Fields]) -> FloatArray:
         """Encodings of pieces, `[n, e]`; the catalog keeps them, unless they are too many."""
         catalog = self._evaluator.catalog
         if self._kept_in_catalog:

@@ -24,7 +24,7 @@ from shardwright.domain import (
     colocation_groups,
 )
 from shardwright_server.search.cost import PlanEvaluator, gradient_bytes
-from shardwright_server.search.pieces import MOST_KINDS, IntArray, Piece, column_pieces
+from shardwright_server.search.pieces import MOST_KINDS, Fields, IntArray, Piece, column_pieces
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -145,7 +145,7 @@ class LotBook:
         }
         if sum(map(len, widths.values())) + len(spreads) > MOST_KINDS:
             return
-        pieces: list[Piece] = []
+        pieces: list[Fields] = []
         for i, of_lot in widths.items():
             pieces += column_pieces(self.lots[i].tables, of_lot)
         units = len(pieces)

@@ -109,7 +109,7 @@ class _Lockstep:
         if not len(self._lanes):
             return
         # an attempt is a group and the piece that some of its lanes place next
-        num_ids = len(self._evaluator.catalog.pieces)
+        num_ids = len(self._evaluator.catalog)
         pieces = self._pieces[self._lanes // self._num_caps, step]
         attempts, attempt = np.unique(self._groups * num_ids + pieces, return_inverse=True)
         groups, group_pieces = np.divmod(attempts, num_ids)

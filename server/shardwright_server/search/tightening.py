@@ -59,6 +59,9 @@ def tightened_ms(
     if not tightening.hot.any():
         return bound_ms
     low_ms, high_ms = bound_ms, tightening.reachable_ms(bound_ms)
+    nearest_ms = low_ms + (high_ms - low_ms) / 2**_STEPS
+    if tightening.reachable_ms(nearest_ms) < nearest_ms:
+        return low_ms  # nor would any step of the bisection pass
     for _ in range(_STEPS):
         middle_ms = (low_ms + high_ms) / 2
         if tightening.reachable_ms(middle_ms) >= middle_ms:

@@ -104,7 +104,7 @@ def test_table_row_wise_shards_stay_on_their_host():
     plan = ShardingPlan((*row_wise("hot", 1000, 32, [2, 3]), Shard("cold", 0, 0, 1000, 0, 8)))
     evaluator = PlanEvaluator(task, FakeCostModel())
     layout = evaluator.layout(plan)
-    assert [evaluator.catalog.pieces[i].row_parts for i in layout.piece_ids] == [2, 2, 1]
+    assert [evaluator.catalog.piece(i).row_parts for i in layout.piece_ids] == [2, 2, 1]
     assert evaluator.device_dims(layout).tolist() == [8, 0, 32, 32]
 
 
