@@ -162,7 +162,7 @@ class _Planner:
         A table that must be cut stays cut where all its pieces share a device.
         """
         merged = merge_columns(found)
-        if merged == found:
+        if merged is found:
             return found
         try:
             check_constraints(merged, self._request.problem, self._request.options)
@@ -171,10 +171,11 @@ class _Planner:
         return merged
 
     def _check(self, found: ShardingPlan) -> dict[str, ShardingType]:
-        """As `check_plan`; an illegal plan of our own is a bug, not the user's mistake."""
+        """As `check_plan`, and constraints; an illegal plan of ours is a bug, not a mistake."""
         try:
-            check_constraints(found, self._request.problem, self._request.options)
-            return check_plan(found, self._request.problem)
+            types = check_plan(found, self._request.problem)
+            check_constraints(found, self._request.problem, self._request.options, types)
+            return types
         except DomainError as error:
             raise AssertionError(f"the search made an illegal plan: {error}") from error
 

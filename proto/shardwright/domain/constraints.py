@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from shardwright.domain.errors import Checks, IllegalPlanError, Violation
 from shardwright.domain.options import SearchOptions
@@ -147,8 +147,19 @@ def colocation_groups(tables: Sequence[EmbeddingTable]) -> dict[str, list[int]]:
     return groups
 
 
-def check_constraints(plan: ShardingPlan, problem: ShardingProblem, options: SearchOptions) -> None:
+def check_constraints(
+    plan: ShardingPlan,
+    problem: ShardingProblem,
+    options: SearchOptions,
+    types: Mapping[str, ShardingType] | None = None,
+) -> None:
     """Checks that a legal plan keeps every constraint.
+
+    Args:
+        plan: The plan.
+        problem: The problem.
+        options: Name the sharding types that tables without constraints may have.
+        types: What `check_plan` returned; None: not known.
 
     Raises:
         IllegalPlanError: With every constraint that is broken.
@@ -156,14 +167,14 @@ def check_constraints(plan: ShardingPlan, problem: ShardingProblem, options: Sea
     checks = Checks()
     for i, table in enumerate(problem.tables):
         shards = plan.by_table[table.name]
-        kind = sharding_type(table, shards, problem.cluster)
-        types = allowed_sharding_types(table, options, problem.cluster)
+        kind = types[table.name] if types else sharding_type(table, shards, problem.cluster)
+        allowed = allowed_sharding_types(table, options, problem.cluster)
         field = f"tables[{i}].constraints"
-        if kind not in types and _alike(kind, problem).isdisjoint(types):
+        if kind not in allowed and _alike(kind, problem).isdisjoint(allowed):
             checks.require(
                 False,
                 f"{field}.sharding_types",
-                f"allow {[allowed.value for allowed in types]}, got {kind.value}",
+                f"allow {[other.value for other in allowed]}, got {kind.value}",
             )
         least = table.constraints.min_column_width if kind is ShardingType.COLUMN_WISE else 0
         for shard in shards:

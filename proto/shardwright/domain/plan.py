@@ -74,6 +74,8 @@ def sharding_type(
                 f"must be below num_devices ({cluster.num_devices}), got {shard.device}",
             )
     checks.raise_if_any(IllegalPlanError)
+    if len(shards) == 1 and _is_whole(table, shards[0]):
+        return ShardingType.TABLE_WISE  # most tables of most plans
     if _is_data_parallel(table, shards, cluster):
         return ShardingType.DATA_PARALLEL
     if all(s.row_offset == 0 and s.num_rows == table.num_embeddings for s in shards):
@@ -92,12 +94,16 @@ def sharding_type(
 
 def _is_data_parallel(table: EmbeddingTable, shards: tuple[Shard, ...], cluster: Cluster) -> bool:
     """Whether every device of a job of several has a whole copy."""
-    whole = (0, table.num_embeddings, 0, table.embedding_dim)
     return (
         1 < cluster.num_devices == len(shards)
         and sorted(s.device for s in shards) == list(range(cluster.num_devices))
-        and all((s.row_offset, s.num_rows, s.column_offset, s.num_columns) == whole for s in shards)
+        and all(_is_whole(table, shard) for shard in shards)
     )
+
+
+def _is_whole(table: EmbeddingTable, shard: Shard) -> bool:
+    rectangle = shard.row_offset, shard.num_rows, shard.column_offset, shard.num_columns
+    return rectangle == (0, table.num_embeddings, 0, table.embedding_dim)
 
 
 def _check_columns(table: EmbeddingTable, shards: tuple[Shard, ...]) -> None:
@@ -151,6 +157,8 @@ def merge_columns(plan: ShardingPlan) -> ShardingPlan:
     device's columns follow one another, devices in the order of their first column. Tables that are
     not cut in columns stay as they are.
     """
+    if len({(shard.table, shard.device) for shard in plan.shards}) == len(plan.shards):
+        return plan
     merged: list[Shard] = []
     for shards in plan.by_table.values():
         if len({s.column_offset for s in shards}) < len(shards):

@@ -62,11 +62,11 @@ class Assignment:
     def _spread_shards(self, lot: int, spread: Spread) -> list[Shard]:
         table = self.book.evaluator.problem.tables[self.book.lots[lot].tables[0]]
         rows, columns = table.num_embeddings, table.embedding_dim
-        devices = range(spread.first, spread.first + spread.count)
+        devices = range(spread.first, spread.first + spread.devices)
         if spread.all_reduce_bytes:
             return [Shard(table.name, device, 0, rows, 0, columns) for device in devices]
-        block = -(-rows // spread.count)
-        starts = [min(i * block, rows) for i in range(spread.count)]
+        block = -(-rows // spread.devices)
+        starts = [min(i * block, rows) for i in range(spread.devices)]
         return [
             Shard(table.name, device, start, min(block, rows - start), 0, columns)
             for device, start in zip(devices, starts, strict=True)

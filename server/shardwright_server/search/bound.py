@@ -63,7 +63,7 @@ models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -102,16 +102,14 @@ def lower_bound_ms(
     """
     work = least_work(evaluator, options, cost_model, on_step)
     peaks = work.least_peaks(cost_model.peak_channels).astype(np.float64)
-    devices = np.concatenate(
-        [
-            _average_devices(work, peaks),
-            _hottest_devices(work, peaks),
-            _group_devices(evaluator, work),
-        ]
-    )
-    compute_ms = max(
-        float(_floor_ms(cost_model, devices).max()), _busiest_device_ms(cost_model, work)
-    )
+    num_devices = _most_devices(work, range(len(work.total)))
+    average = _average_devices(work, peaks, num_devices)
+    hottest = _hottest_devices(work, peaks, num_devices)
+    devices = [average, hottest, _group_devices(evaluator, work)]
+    floors_ms = _floor_ms(cost_model, np.concatenate([*devices, work.busiest]))
+    of_tables_ms = floors_ms[len(floors_ms) - len(work.busiest) :]
+    shared_ms = float(floors_ms[: len(floors_ms) - len(work.busiest)].max())
+    compute_ms = max(shared_ms, _busiest_device_ms(work, of_tables_ms))
 
     known_ms: dict[float, float] = {}
 
@@ -124,12 +122,9 @@ def lower_bound_ms(
     bound_ms = compute_ms + transfer_ms(work.dims)
     on_step()
     if work.ways is not None:
-        tangent = _tangent(cost_model, work, peaks, transfer_ms)
-        one_way_ms = tangent.constant_ms + float(work.weighted(work.ways, tangent.slopes).sum())
-        bound_ms = max(bound_ms, one_way_ms + transfer_ms(work.dims))
-        columns = np.array([table.embedding_dim for table in evaluator.problem.tables])
+        tangent = _tangent(cost_model, average[0], peaks.shape[1], num_devices, transfer_ms)
         bound_ms = tightened_ms(
-            bound_ms, work, work.ways, columns, tangent, lambda e: _floor_ms(cost_model, e)
+            bound_ms, work, work.ways, tangent, lambda e: _floor_ms(cost_model, e)
         )
     return (1.0 - MODEL_SLACK) * bound_ms
 
@@ -140,14 +135,14 @@ def _floor_ms(cost_model: CostModel, encodings: Float64Array | FloatArray) -> Fl
     return np.asarray(cost_model.compute_floor_ms(least).astype(np.float64).sum(axis=1))
 
 
-def _average_devices(work: LeastWork, peaks: Float64Array) -> Float64Array:
+def _average_devices(work: LeastWork, peaks: Float64Array, num_devices: int) -> Float64Array:
     """Mean encodings: of all devices, and of each set of devices that tables are kept on."""
     total = _without_peaks(work, peaks)
     sets: dict[int, tuple[Reach, list[int]]] = {}
     for i, reach in enumerate(work.reach):
         sets.setdefault(id(reach), (reach, []))[1].append(i)
     everything = list(range(len(total)))
-    groups = [(everything, _most_devices(work, everything))]
+    groups = [(everything, num_devices)]
     if len(sets) > 1 or not work.reach[0].everywhere:
         groups += [
             (members, min(len(reach.devices), _most_devices(work, members)))
@@ -165,7 +160,7 @@ def _without_peaks(work: LeastWork, peaks: Float64Array) -> Float64Array:
     return total
 
 
-def _hottest_devices(work: LeastWork, peaks: Float64Array) -> Float64Array:
+def _hottest_devices(work: LeastWork, peaks: Float64Array, num_devices: int) -> Float64Array:
     """Mean encodings of the devices with the i tables of the largest peaks, for every i, `[t, e]`.
 
     As many devices as all tables can use: more than those i can only lower the mean.
@@ -174,12 +169,12 @@ def _hottest_devices(work: LeastWork, peaks: Float64Array) -> Float64Array:
         return np.empty((0, work.total.shape[1]))
     order = np.argsort(-peaks.min(axis=1), kind="stable")
     means = np.cumsum(_without_peaks(work, peaks)[order], axis=0)
-    means /= _most_devices(work, list(range(len(order))))
+    means /= num_devices
     means[:, -peaks.shape[1] :] = np.minimum.accumulate(peaks[order], axis=0)
     return means
 
 
-def _most_devices(work: LeastWork, tables: list[int]) -> int:
+def _most_devices(work: LeastWork, tables: Sequence[int]) -> int:
     """Devices that some tables can use at most."""
     reached = set[int]()
     for reach in {id(work.reach[i]): work.reach[i] for i in tables}.values():
@@ -189,13 +184,13 @@ def _most_devices(work: LeastWork, tables: list[int]) -> int:
 
 def _tangent(
     cost_model: CostModel,
-    work: LeastWork,
-    peaks: Float64Array,
+    average: Float64Array,
+    peak_channels: int,
+    num_devices: int,
     transfer_ms: Callable[[Float64Array], float],
 ) -> Tangent:
     """Of the average device's floor, where each channel is at its least and peaks are held."""
-    num_devices = _most_devices(work, list(range(len(work.total))))
-    least = (1.0 - SUM_SLACK) * _average_devices(work, peaks)[0]
+    least = (1.0 - SUM_SLACK) * average
     least = least.astype(np.float32).astype(np.float64)
     points = (np.concatenate([least[None], least - np.diag(SLOPE_STEP * least)])).astype(np.float32)
     floor_ms = cost_model.compute_floor_ms(points).astype(np.float64).sum(axis=1)
@@ -203,7 +198,7 @@ def _tangent(
     rises_ms = np.maximum(0.0, floor_ms[0] - floor_ms[1:] - 2.0 * FLOOR_ROUNDING * floor_ms[0])
     steps = least - points[1:].diagonal()
     slopes = np.divide(rises_ms, steps, out=np.zeros_like(steps), where=steps > 0)
-    slopes[len(slopes) - peaks.shape[1] :] = 0.0
+    slopes[len(slopes) - peak_channels :] = 0.0
     constant_ms = float(floor_ms[0] - slopes @ least)
     return Tangent(constant_ms, (1.0 - SUM_SLACK) * slopes / num_devices, transfer_ms)
 
@@ -215,13 +210,11 @@ def _group_devices(evaluator: PlanEvaluator, work: LeastWork) -> Float64Array:
     return np.array(sums, dtype=np.float64).reshape(len(sums), work.total.shape[1])
 
 
-def _busiest_device_ms(cost_model: CostModel, work: LeastWork) -> float:
-    """The largest over tables of the least over ways, ms."""
-    if not len(work.busiest):
-        return 0.0
+def _busiest_device_ms(work: LeastWork, floors_ms: Float64Array) -> float:
+    """The largest over tables of the least over ways, ms, by the floors of all ways."""
     least = np.full(len(work.total), np.inf)
-    np.minimum.at(least, work.busiest_tables, _floor_ms(cost_model, work.busiest))
-    return float(least[np.isfinite(least)].max())
+    np.minimum.at(least, work.busiest_tables, floors_ms)
+    return float(least[np.isfinite(least)].max(initial=0.0))
 
 
 def _transfer_ms(

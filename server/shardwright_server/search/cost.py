@@ -197,8 +197,8 @@ class PlanEvaluator:
 
     def _gradient_bytes(self, layout: Layout) -> int:
         """What the job all-reduces: one fp32 gradient of each data-parallel table."""
-        pieces = map(self.catalog.piece, layout.piece_ids.tolist())
-        copied = {piece.table for piece in pieces if piece.copies > 1}
+        copies = layout.piece_ids[self.catalog.num_columns[layout.piece_ids] == 0]
+        copied = {self.catalog.piece(i).table for i in copies.tolist()}
         return sum(gradient_bytes(self.problem.tables[table]) for table in copied)
 
     def device_dims(self, layout: Layout) -> IntArray:

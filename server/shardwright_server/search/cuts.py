@@ -240,7 +240,7 @@ class Cutter:
         return lot
 
     def _largest_bytes(self, cut: Cut) -> float:
-        return float(self._book.catalog.memory_bytes[list(cut.kinds)].max())
+        return float(max(map(self._book.catalog.memory_bytes.item, cut.kinds)))
 
     def all_spread(self) -> Cuts:
         """Every lot that may be spread in its first way, the others as they are."""
@@ -254,7 +254,7 @@ class Cutter:
     def spread(self, lot: int, kind: ShardingType) -> Cut:
         """The cut of a spread lot."""
         found = self._book.spread(lot, kind)
-        return Cut((found.kind,), kind, found.count, found.all_reduce_bytes)
+        return Cut((found.kind,), kind, found.devices, found.all_reduce_bytes)
 
     def _widths(self, lot: int, parts: int) -> list[int] | None:
         facts = self._book.lots[lot]
@@ -278,7 +278,7 @@ class Cutter:
         return encodings * cut.devices, dims * cut.devices
 
     def _largest_ms(self, cut: Cut) -> float:
-        return float(self._book.catalog.compute_ms[list(cut.kinds)].max())
+        return float(max(map(self._book.catalog.compute_ms.item, cut.kinds)))
 
     def refine(self, share: float, most_cuts: int) -> list[Cuts]:
         """Cuts on until no unit that can be cut exceeds `share` of the average; after `begin`.

@@ -108,7 +108,8 @@ class Spreads(NamedTuple):
                 way = book.spread(lot, kind)
                 hosts = facts.hosts if kind is ShardingType.TABLE_ROW_WISE else (0,)
                 fields += [
-                    (way.kind, host * way.count, way.count, way.all_reduce_bytes) for host in hosts
+                    (way.kind, host * way.devices, way.devices, way.all_reduce_bytes)
+                    for host in hosts
                 ]
             start.append(len(fields))
         columns = np.array(fields, dtype=np.int64).reshape(-1, 4).T

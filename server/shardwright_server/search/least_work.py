@@ -15,7 +15,6 @@ import numpy as np
 
 from shardwright.domain import (
     COLUMN_MULTIPLE,
-    EmbeddingTable,
     SearchOptions,
     ShardingType,
     allowed_sharding_types,
@@ -32,7 +31,7 @@ from shardwright_server.search.pieces import (
     column_pieces,
 )
 from shardwright_server.search.reach import Reach, Reaches
-from shardwright_server.search.ways import BoolArray, Columns, Spread, Way, cut_rods
+from shardwright_server.search.ways import BoolArray, Columns, Spread, Way, cut_rods, least_from
 
 MAX_UNITS = 256
 """Widest table, in units of 4 columns, whose column cuts are looked at: 1024 columns, the widest
@@ -58,6 +57,7 @@ class LeastWork:
         reach: Of each table.
         copied: `[t] bool`, tables that may be data-parallel.
         only_copied: `[t] bool`, tables that must be.
+        columns: `[t] int64`, widths.
         dims: `[t] float64`, least sum of dims over devices, unless data-parallel.
         pieces: `[t] int64`, devices that a table can reach at most.
         ways: All ways to cut all tables that are not free; None when they are too many to keep.
@@ -70,6 +70,7 @@ class LeastWork:
     reach: list[Reach]
     copied: BoolArray
     only_copied: BoolArray
+    columns: IntArray
     dims: Float64Array
     pieces: IntArray
     ways: list[Way] | None
@@ -138,17 +139,19 @@ class _Collector:
         tables, cluster = self._problem.tables, self._problem.cluster
         reaches = Reaches(cluster)
         self._reach = [reaches.of(table) for table in tables]
+        types = [allowed_sharding_types(table, options, cluster) for table in tables]
+        self._allows: dict[ShardingType, BoolArray] = {
+            kind: np.array([kind in of_table for of_table in types]) for kind in ShardingType
+        }
         # on a single device every way to cut leaves a table whole
-        always = {ShardingType.TABLE_WISE} if cluster.num_devices == 1 else set()
-        self._types = [
-            frozenset({*allowed_sharding_types(t, options, cluster), *always}) for t in tables
-        ]
+        self._allows[ShardingType.TABLE_WISE] |= cluster.num_devices == 1
+        self._columns: IntArray = np.array([table.embedding_dim for table in tables])
+        self._min_columns: IntArray = np.array([t.constraints.min_column_width for t in tables])
         size = len(tables), cost_model.encoding_size
         self._total: FloatArray = np.full(size, np.inf, dtype=np.float32)
         self._ways: list[Way] | None = []
         self._kept_rows = 0
-        units = sum(table.embedding_dim // COLUMN_MULTIPLE for table in tables)
-        self._kept_in_catalog = units <= MOST_KINDS
+        self._kept_in_catalog = int(self._columns.sum()) // COLUMN_MULTIPLE <= MOST_KINDS
         self._busiest: list[FloatArray] = []
         self._busiest_tables: list[IntArray] = []
         self._waiting: list[tuple[list[Fields], Callable[[FloatArray], None]]] = []
@@ -167,16 +170,19 @@ class _Collector:
         self._total[np.isinf(self._total)] = 0.0  # no way fits into memory: no plan, any bound
         tables = np.concatenate([*self._busiest_tables, np.empty(0, np.int64)])
         rows = np.concatenate([*self._busiest, np.empty((0, self._total.shape[1]), np.float32)])
-        bounded = ~np.isin(tables, free)
+        is_free = np.zeros(len(self._total), dtype=bool)
+        is_free[free] = True
+        bounded = ~is_free[tables]
         return LeastWork(
             total=self._total,
             busiest=rows[bounded],
             busiest_tables=tables[bounded],
             reach=self._reach,
             copied=copied,
-            only_copied=copied & [len(types) == 1 for types in self._types],
-            dims=np.array([self._dims(i) for i in range(len(self._types))], dtype=np.float64),
-            pieces=np.array([self._pieces(i) for i in range(len(self._types))], dtype=np.int64),
+            only_copied=copied & (np.sum(list(self._allows.values()), axis=0) == 1),
+            columns=self._columns,
+            dims=self._dims(),
+            pieces=self._pieces(),
             ways=self._ways,
             free=free,
         )
@@ -188,39 +194,30 @@ class _Collector:
         if self._kept_rows > MAX_KEPT_ROWS:
             self._ways = None
 
-    def _dims(self, index: int) -> int:
+    def _dims(self) -> Float64Array:
         """Other ways to cut leave one copy of each output on each device that they reach."""
-        types, table = self._types[index], self._problem.tables[index]
-        if types & {ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE}:
-            return table.embedding_dim
-        cluster = self._problem.cluster
-        in_host = ShardingType.TABLE_ROW_WISE in types
-        return table.embedding_dim * (cluster.devices_per_host if in_host else cluster.num_devices)
+        cluster, allows = self._problem.cluster, self._allows
+        once = allows[ShardingType.TABLE_WISE] | allows[ShardingType.COLUMN_WISE]
+        on_host = allows[ShardingType.TABLE_ROW_WISE]
+        spread = np.where(on_host, cluster.devices_per_host, cluster.num_devices)
+        return np.asarray(self._columns * np.where(once, 1.0, spread))
 
-    def _pieces(self, index: int) -> int:
-        types, table = self._types[index], self._problem.tables[index]
-        cluster = self._problem.cluster
-        if types & {ShardingType.ROW_WISE, ShardingType.DATA_PARALLEL}:
-            return cluster.num_devices
-        columns = table.embedding_dim // table.constraints.min_column_width
-        return max(
-            1,
-            cluster.devices_per_host if ShardingType.TABLE_ROW_WISE in types else 1,
-            columns if ShardingType.COLUMN_WISE in types else 1,
+    def _pieces(self) -> IntArray:
+        cluster, allows = self._problem.cluster, self._allows
+        everywhere = allows[ShardingType.ROW_WISE] | allows[ShardingType.DATA_PARALLEL]
+        most = np.maximum(
+            np.where(allows[ShardingType.TABLE_ROW_WISE], cluster.devices_per_host, 1),
+            np.where(allows[ShardingType.COLUMN_WISE], self._columns // self._min_columns, 1),
         )
+        return np.asarray(np.where(everywhere, cluster.num_devices, np.maximum(1, most)))
 
     def _copied(self) -> BoolArray:
         least_bytes = int(self._evaluator.memory_bytes.min())
-        return np.array(
-            [
-                ShardingType.DATA_PARALLEL in types
-                and reach.everywhere
-                and self._problem.replica_bytes(table) <= least_bytes
-                for table, types, reach in zip(
-                    self._problem.tables, self._types, self._reach, strict=True
-                )
-            ]
-        )
+        copied = self._allows[ShardingType.DATA_PARALLEL].copy()
+        for i in np.flatnonzero(copied).tolist():
+            fits = self._problem.replica_bytes(self._problem.tables[i]) <= least_bytes
+            copied[i] = fits and self._reach[i].everywhere
+        return copied
 
     def _add_spread(
         self,
@@ -232,7 +229,7 @@ class _Collector:
         """A way that puts the same piece on a number of devices."""
         tables = self._problem.tables
         if allowed is None:
-            allowed = np.array([kind in types for types in self._types])
+            allowed = self._allows[kind]
         parts = {"copies": devices} if copies else {"row_parts": devices}
         for indices in _chunks(np.flatnonzero(allowed), _CHUNK_ROWS):
             pieces: list[Fields] = [
@@ -278,27 +275,24 @@ class _Collector:
 
     def _add_columns(self) -> IntArray:
         """Whole tables and column cuts; returns the tables that are too wide to look at."""
+        units, least = self._columns // COLUMN_MULTIPLE, self._min_columns // COLUMN_MULTIPLE
+        # narrowest pieces; 0: not to be cut
+        least = np.where(self._allows[ShardingType.COLUMN_WISE] & (units >= 2 * least), least, 0)
+        is_free = (least > 0) & (units > MAX_UNITS)
+        looked_at = ~is_free & (self._allows[ShardingType.TABLE_WISE] | (least > 0))
         shapes: dict[tuple[int, int], list[int]] = {}
-        free: list[int] = []
-        for i, (table, types) in enumerate(zip(self._problem.tables, self._types, strict=True)):
-            units, least = self._units(table, types)
-            if least and units > MAX_UNITS:
-                free.append(i)
-            elif least or ShardingType.TABLE_WISE in types:
-                shapes.setdefault((units, least), []).append(i)
-        for (units, least), members in shapes.items():
-            widths = np.array([*(range(least, units - least + 1) if least else ()), units])
+        shape_of = zip(units.tolist(), least.tolist(), looked_at.tolist(), strict=True)
+        for i, (*shape, counts) in enumerate(shape_of):
+            if counts:
+                shapes.setdefault((shape[0], shape[1]), []).append(i)
+        for (whole, narrowest), members in shapes.items():
+            narrow = range(narrowest, whole - narrowest + 1) if narrowest else ()
+            widths = np.array([*narrow, whole])
             columns = (COLUMN_MULTIPLE * widths).tolist()
             for indices in _chunks(np.array(members), max(1, _CHUNK_ROWS // len(widths))):
                 pieces = column_pieces(indices.tolist(), columns)
-                self._add(pieces, partial(self._note_columns, indices, widths, least))
-        return np.array(free, dtype=np.int64)
-
-    def _units(self, table: EmbeddingTable, types: frozenset[ShardingType]) -> tuple[int, int]:
-        """Width and narrowest piece in units of 4 columns; 0 when it cannot be cut in columns."""
-        units = table.embedding_dim // COLUMN_MULTIPLE
-        least = table.constraints.min_column_width // COLUMN_MULTIPLE
-        return units, least if ShardingType.COLUMN_WISE in types and units >= 2 * least else 0
+                self._add(pieces, partial(self._note_columns, indices, widths, narrowest))
+        return np.flatnonzero(is_free)
 
     def _note_columns(
         self, indices: IntArray, widths: IntArray, least: int, encodings: FloatArray
@@ -313,33 +307,32 @@ class _Collector:
         """
         units = int(widths[-1])
         encoded = encodings.reshape(len(indices), len(widths), -1)
-        fitting = np.array([self._fitting_units(int(i)) for i in indices])
-        allowed = widths <= fitting[:, None]
-        allowed[:, -1] &= [ShardingType.TABLE_WISE in self._types[i] for i in indices]
+        allowed = widths <= self._fitting_units(indices)[:, None]
+        allowed[:, -1] &= self._allows[ShardingType.TABLE_WISE][indices]
         way = Columns(indices, encoded, widths, allowed)
         self._keep(way)
         cheapest = way.pieces(encoded, allowed)
         if least:
             cheapest = cut_rods(cheapest)
         self._total[indices] = np.minimum(self._total[indices], cheapest[:, -1])
-        share = [self._share(self._reach[i], units, least) - 1 for i in indices]
-        # what is at least as wide as the widest share, cut in any way
-        suffix = np.minimum.accumulate(cheapest[:, ::-1], axis=1)[:, ::-1]
-        self._add_busiest(indices, suffix[np.arange(len(indices)), share])
+        # some device gets so many units at least, as it is cut in few pieces
+        devices = np.array([len(self._reach[i].devices) for i in indices.tolist()])
+        most_devices = np.maximum(1, np.minimum(devices, units // least)) if least else 1
+        shares = np.broadcast_to(-(-units // most_devices), len(indices))
+        # what is at least so wide, cut in any way
+        self._add_busiest(indices, least_from(cheapest, shares))
 
-    def _fitting_units(self, index: int) -> int:
-        """Width, in units, of the widest piece that an allowed device can hold."""
-        table = self._problem.tables[index]
-        no_columns = self._problem.shard_bytes(table, table.num_embeddings, 0)
-        one_unit = self._problem.shard_bytes(table, table.num_embeddings, COLUMN_MULTIPLE)
-        room = self._reach[index].largest_bytes - no_columns
-        return room // (one_unit - no_columns)
-
-    @staticmethod
-    def _share(reach: Reach, units: int, least: int) -> int:
-        """Some device gets so many units of a table at least, as it is cut in few pieces."""
-        most_devices = min(len(reach.devices), units // least) if least else 1
-        return -(-units // max(1, most_devices))
+    def _fitting_units(self, indices: IntArray) -> IntArray:
+        """Widths, in units, of the widest pieces of tables that an allowed device can hold."""
+        problem, optimizer = self._problem, self._problem.optimizer
+        tables = [problem.tables[i] for i in indices.tolist()]
+        rows = np.array([table.num_embeddings for table in tables])
+        weight_bytes = np.array([table.weight_dtype.num_bytes for table in tables])
+        room = np.array([self._reach[i].largest_bytes for i in indices.tolist()])
+        # as ShardingProblem.shard_bytes
+        column_bytes = rows * (weight_bytes + optimizer.state_bytes_per_element)
+        left = room - rows * optimizer.state_bytes_per_row
+        return np.asarray(left // (COLUMN_MULTIPLE * column_bytes))
 
 
 def _chunks(indices: IntArray, size: int) -> Iterator[IntArray]:

@@ -37,13 +37,13 @@ class Spread(NamedTuple):
     Attributes:
         kind: Catalog id of what lies on each.
         first: First device.
-        count: Devices.
+        devices: How many.
         all_reduce_bytes: Dense gradient; 0 unless data-parallel.
     """
 
     kind: int
     first: int
-    count: int
+    devices: int
     all_reduce_bytes: int = 0
 
 
@@ -118,10 +118,11 @@ class LotBook:
         self.allowed: BoolArray = np.ones((len(members), self.num_devices), dtype=bool)
         for i, tables in enumerate(members):
             self._allow(i, tables)
-        hosts = self.allowed.reshape(len(members), -1, self.devices_per_host).all(axis=2)
-        everywhere = hosts.all(axis=1).tolist()
+        on_hosts = self.allowed.reshape(len(members), -1, self.devices_per_host)
+        hosts: BoolArray = np.asarray(on_hosts.all(axis=2))
+        everywhere: list[bool] = np.asarray(hosts.all(axis=1)).tolist()
         all_hosts = tuple(range(hosts.shape[1]))
-        several = (self.allowed.sum(axis=1) > 1).tolist()
+        several: list[bool] = (self.allowed.sum(axis=1) > 1).tolist()
         self.lots: list[Lot] = []
         for i, tables in enumerate(members):
             on_step()

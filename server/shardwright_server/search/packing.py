@@ -153,7 +153,7 @@ class _Packer:
                 hosts, key=lambda h: self._free_bytes[h * per_host : (h + 1) * per_host].min()
             )
             spread = self._book.spread(lot, kind, host)
-            reach = slice(spread.first, spread.first + spread.count)
+            reach = slice(spread.first, spread.first + spread.devices)
             needed = int(self._book.catalog.memory_bytes[spread.kind])
             if (self._free_bytes[reach] >= needed).all():
                 self._free_bytes[reach] -= needed

@@ -16,7 +16,7 @@ import numpy as np
 
 from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.least_work import LeastWork
-from shardwright_server.search.pieces import Float64Array, IntArray
+from shardwright_server.search.pieces import Float64Array
 from shardwright_server.search.ways import BoolArray, Spread, Way
 
 _STEPS = 6
@@ -41,7 +41,6 @@ def tightened_ms(
     bound_ms: float,
     work: LeastWork,
     ways: list[Way],
-    columns: IntArray,
     tangent: Tangent,
     floor_ms: Callable[[FloatArray], Float64Array],
 ) -> float:
@@ -51,17 +50,19 @@ def tightened_ms(
         bound_ms: A valid bound.
         work: Of the tables.
         ways: All ways to cut them.
-        columns: `[t] int64`, widths of the tables.
         tangent: Of the average device.
         floor_ms: Of single devices, `[m, e] -> [m]`.
     """
-    tightening = _Tightening(bound_ms, work, ways, columns, tangent, floor_ms)
+    least = work.weighted(ways, tangent.slopes)
+    one_way_ms = tangent.constant_ms + float(least.sum())
+    bound_ms = max(bound_ms, one_way_ms + tangent.transfer_ms(work.dims))
+    tightening = _Tightening(bound_ms, work, ways, least, tangent, floor_ms)
     if not tightening.hot.any():
         return bound_ms
     low_ms, high_ms = bound_ms, tightening.reachable_ms(bound_ms)
     nearest_ms = low_ms + (high_ms - low_ms) / 2**_STEPS
-    if tightening.reachable_ms(nearest_ms) < nearest_ms:
-        return low_ms  # nor would any step of the bisection pass
+    if high_ms <= low_ms or tightening.reachable_ms(nearest_ms) < nearest_ms:
+        return low_ms  # no step of the bisection would pass
     for _ in range(_STEPS):
         middle_ms = (low_ms + high_ms) / 2
         if tightening.reachable_ms(middle_ms) >= middle_ms:
@@ -79,14 +80,14 @@ class _Tightening:
         bound_ms: float,
         work: LeastWork,
         ways: list[Way],
-        columns: IntArray,
+        least: Float64Array,
         tangent: Tangent,
         floor_ms: Callable[[FloatArray], Float64Array],
     ) -> None:
         self._tangent = tangent
         self._dims = work.dims
         self._copied = work.copied
-        self._columns = columns
+        self._columns = work.columns
         self._least_transfer_ms = tangent.transfer_ms(work.dims)
         floors_ms = _floors_of_pieces(ways, floor_ms)
         self.hot: BoolArray = np.zeros(len(work.total), dtype=bool)
@@ -96,7 +97,6 @@ class _Tightening:
         self._largest_ms = max(
             (float(floors.max()) for floors in floors_ms if floors.size), default=0.0
         )
-        least = work.weighted(ways, tangent.slopes)
         self._rest_ms = float(least[~self.hot].sum())
         self._ways: list[tuple[Way, Float64Array, Float64Array]] = []
         for way, floors in zip(ways, floors_ms, strict=True):

@@ -129,3 +129,22 @@ def _cut_rods(cheapest: npt.NDArray[np.floating]) -> None:
                     together += cheapest[i, units - narrow - 1, channel]
                     if together < cheapest[i, units - 1, channel]:
                         cheapest[i, units - 1, channel] = together
+
+
+@njit(cache=True)
+def least_from(cheapest: npt.NDArray[np.floating], shares: IntArray) -> npt.NDArray[np.floating]:
+    """The least of what is at least so wide.
+
+    Args:
+        cheapest: `[n, units, e]`, entry u - 1 for width u.
+        shares: `[n] int64`, the least width of each, 1 to units.
+
+    Returns:
+        `[n, e]`.
+    """
+    found = cheapest[:, -1].copy()
+    for i in range(len(found)):
+        for units in range(shares[i], cheapest.shape[1]):
+            for channel in range(found.shape[1]):
+                found[i, channel] = min(found[i, channel], cheapest[i, units - 1, channel])
+    return found

@@ -170,7 +170,7 @@ def test_lanes_are_what_they_were_made_of():
     used = np.zeros(4, dtype=np.int64)
     np.add.at(used, a.devices, book.catalog.memory_bytes[a.kinds])
     for spread in a.spreads.values():
-        used[spread.first : spread.first + spread.count] += book.catalog.memory_bytes[spread.kind]
+        used[spread.first : spread.first + spread.devices] += book.catalog.memory_bytes[spread.kind]
     np.testing.assert_array_equal(lanes.used_bytes[0], used)
     closed = np.zeros_like(lanes.closed[0])
     closed[a.lots, a.devices] = True
