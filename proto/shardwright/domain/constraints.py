@@ -25,20 +25,18 @@ def allowed_sharding_types(
     if table.constraints.colocation_group:
         return (ShardingType.TABLE_WISE,)
     types = table.constraints.sharding_types or options.sharding_types
-    barred = [
-        kind
-        for kind, parts in zip(
-            BY_ROWS, (cluster.num_devices, cluster.devices_per_host), strict=True
-        )
-        if not _may_be_cut_in_rows(table, parts)
-    ]
-    return tuple([kind for kind in types if kind not in barred]) if barred else tuple(types)
+    may_cut_rows = table.pooling_mode is not PoolingMode.MEAN
+    everywhere = may_cut_rows and _each_gets_a_row(table.num_embeddings, cluster.num_devices)
+    on_host = may_cut_rows and _each_gets_a_row(table.num_embeddings, cluster.devices_per_host)
+    if everywhere and on_host:
+        return types
+    possible = {ShardingType.ROW_WISE: everywhere, ShardingType.TABLE_ROW_WISE: on_host}
+    return tuple([kind for kind in types if possible.get(kind, True)])
 
 
-def _may_be_cut_in_rows(table: EmbeddingTable, parts: int) -> bool:
-    """Whether in so many equal blocks, each of which gets a row."""
-    block = -(-table.num_embeddings // parts)
-    return table.pooling_mode is not PoolingMode.MEAN and (parts - 1) * block < table.num_embeddings
+def _each_gets_a_row(num_rows: int, parts: int) -> bool:
+    """Whether each of so many equal blocks of rows."""
+    return (parts - 1) * -(-num_rows // parts) < num_rows
 
 
 def allowed_devices(table: EmbeddingTable, num_devices: int) -> tuple[int, ...]:

@@ -373,7 +373,8 @@ class Cutter:
 
     def _transfer_curve(self) -> tuple[Float64Array, Float64Array]:
         """Totals of dims, from nearly all copied to all row-wise, and transfers at their means."""
-        shares = np.geomspace(_LEAST_SHARE, self._book.num_devices, _CURVE_POINTS)
+        most = self._book.num_devices / _LEAST_SHARE
+        shares = _LEAST_SHARE * most ** np.linspace(0.0, 1.0, _CURVE_POINTS)
         totals = shares * max(1.0, self._first_dim)
         means = totals / self._book.num_devices
         return totals, self._evaluator.transfer_ms(means, means, means).sum(axis=1)

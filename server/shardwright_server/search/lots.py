@@ -221,7 +221,7 @@ class LotBook:
     def units(self, wanted: Iterable[tuple[int, int]]) -> list[int]:
         """Catalog ids of units `(lot, columns)`; those not met before are encoded in one call."""
         wanted = list(wanted)
-        new = [key for key in dict.fromkeys(wanted) if key not in self._units]
+        new = [key for key in wanted if key not in self._units]
         if new:
             pieces = [Piece(self.lots[lot].tables[0], columns) for lot, columns in new]
             self._units.update(zip(new, self.catalog.ids(pieces), strict=True))

@@ -32,9 +32,8 @@ class TransferCurves:
         self._grid: FloatArray | None = None
         total = max(1, sum(table.embedding_dim for table in evaluator.problem.tables))
         # from everything copied or cut in columns to everything cut in rows
-        self._grid_means = np.geomspace(
-            total / evaluator.problem.cluster.num_devices, total, _MEANS
-        )
+        num_devices = evaluator.problem.cluster.num_devices
+        self._grid_means = total / num_devices * num_devices ** np.linspace(0.0, 1.0, _MEANS)
 
     def of(self, dims: IntArray) -> tuple[FloatArray, Float64Array]:
         """Curves of assignments with sums of dims `[k, w]`, while the means do not change.
