@@ -52,8 +52,7 @@ def baselines(
     Args:
         evaluator: Of the problem.
         seed: Of the random placement.
-        on_step: Called before each heuristic, and before each table of the random one; may raise to
-            stop.
+        on_step: Called before each heuristic; may raise to stop.
     """
     problem = evaluator.problem
     tables = np.array(evaluator.catalog.whole_tables(), dtype=np.int64)
@@ -114,16 +113,25 @@ def _random(
     seed: int, table_bytes: IntArray, memory_bytes: IntArray, on_step: Callable[[], None]
 ) -> IntArray:
     """As `_greedy`: tables in order, each to any device with room, equally likely."""
+    on_step()
+    # Random.random is the one draw that Python promises to keep the same in all versions
     generator = random.Random(seed)
+    draws = np.array([generator.random() for _ in range(len(table_bytes))])
     devices = np.empty(len(table_bytes), dtype=np.int64)
+    return devices if place_at_random(draws, table_bytes, memory_bytes, devices) else devices[:0]
+
+
+@njit(cache=True)
+def place_at_random(
+    draws: Float64Array, table_bytes: IntArray, memory_bytes: IntArray, devices: IntArray
+) -> bool:
+    """Fills the device of each table by draws from [0, 1); False when a table finds no room."""
     free_bytes = memory_bytes.copy()
-    for table, needed in enumerate(table_bytes):
-        on_step()
-        fits = np.flatnonzero(free_bytes >= needed)
+    for table in range(len(draws)):
+        fits = np.flatnonzero(free_bytes >= table_bytes[table])
         if not len(fits):
-            return devices[:0]
-        # Random.random is the one draw that Python promises to keep the same in all versions
-        device = fits[int(generator.random() * len(fits))]
-        free_bytes[device] -= needed
+            return False
+        device = fits[int(draws[table] * len(fits))]
+        free_bytes[device] -= table_bytes[table]
         devices[table] = device
-    return devices
+    return True

@@ -70,6 +70,16 @@ class _Options(NamedTuple):
     all_reduce_bytes: IntArray
     largest_ms: Float64Array
 
+    def first(self, count: int) -> _Options:
+        """So many of them."""
+        return _Options(
+            self.cuts[:count],
+            self.encodings[:count],
+            self.dims[:count],
+            self.all_reduce_bytes[:count],
+            self.largest_ms[:count],
+        )
+
 
 class Cutter:
     """Cuts lots, the largest unit first.
@@ -86,7 +96,7 @@ class Cutter:
         self._book = book
         self._on_step = on_step
         self._evaluator = book.evaluator
-        self._options_of: dict[tuple[int, int, bool], _Options] = {}
+        self._options_of: dict[tuple[int, int], _Options] = {}
         self._num_allowed: list[int] = book.allowed.sum(axis=1).tolist()
         self._may_copy = any(ShardingType.DATA_PARALLEL in lot.spreads for lot in book.lots)
         self._coarsest = [self._least(lot) for lot in range(len(book.lots))]
@@ -100,7 +110,7 @@ class Cutter:
         self._first_alone_ms = np.maximum.reduceat(catalog.compute_ms[kinds], starts)
         self._first_bytes = np.maximum.reduceat(catalog.memory_bytes[kinds], starts)
         self._transfers = self._transfer_curve()
-        self._shared_out = self._share_out(kinds)
+        self._shared_out, self._first_mean_ms = self._share_out(kinds)
         self._copied = self._best_copies()
         self.cuts: Cuts = list(self._coarsest)
 
@@ -121,8 +131,14 @@ class Cutter:
         self._total_encoding, self._total_dim = self._first_encoding, self._first_dim
         self._total_bytes = sum(cut.all_reduce_bytes for cut in self.cuts)
         self._alone_ms = self._first_alone_ms.copy()
+        self._mean_ms, self._held_ms = self._first_mean_ms, 0.0
+        if copies:
+            self._begin_with_copies()
+        self._alone_ms[[not self._can_grow(i) for i in range(len(self.cuts))]] = _SETTLED
+
+    def _begin_with_copies(self) -> None:
         copied_encoding = np.zeros_like(self._total_encoding)
-        for lot, cut in self._copied.items() if copies else ():
+        for lot, cut in self._copied.items():
             self._total_encoding, self._total_dim, self._total_bytes = self._totals_with(lot, cut)
             self.cuts[lot], self._alone_ms[lot] = cut, 0.0
             copied_encoding += self._weight(cut)[0]
@@ -132,7 +148,6 @@ class Cutter:
         self._mean_ms = float(average_ms[0])
         # what every device has beside any unit
         self._held_ms = max(0.0, float(average_ms[0] - average_ms[1]))
-        self._alone_ms[[not self._can_grow(i) for i in range(len(self.cuts))]] = _SETTLED
 
     def _best_copies(self) -> dict[int, Cut]:
         """So many lots, those with the fewest bytes to reduce for a column first, as is best."""
@@ -317,9 +332,9 @@ class Cutter:
         return best > 0
 
     def _options(self, lot: int) -> _Options:
-        """How a lot is cut now, and the next finer ways."""
+        """How a lot is cut now, and the next finer ways: in columns, then spread."""
         now = self.cuts[lot]
-        key = lot, len(now.kinds), self._columns_only
+        key = lot, len(now.kinds)
         if key not in self._options_of:
             cuts = [now, *self._finer(lot)]
             kinds = np.array([kind for cut in cuts for kind in cut.kinds])
@@ -334,24 +349,24 @@ class Cutter:
                 np.array([cut.all_reduce_bytes for cut in cuts]),
                 np.maximum.reduceat(catalog.compute_ms[kinds], starts),
             )
-        return self._options_of[key]
+        options, spreads = self._options_of[key], len(self._book.lots[lot].spreads)
+        columns_only = self._columns_only and spreads
+        return options.first(len(options.cuts) - spreads) if columns_only else options
 
     def _finer(self, lot: int) -> list[Cut]:
-        facts = self._book.lots[lot]
         found = []
         for parts in (len(self.cuts[lot].kinds) + 1, 2 * len(self.cuts[lot].kinds)):
             widths = self._widths(lot, parts)
             if widths is not None:
                 found.append(Cut(tuple(self._book.units((lot, width) for width in widths))))
-        spreads = () if self._columns_only else facts.spreads
-        return [*found, *(self.spread(lot, kind) for kind in spreads)]
+        return found + [self.spread(lot, kind) for kind in self._book.lots[lot].spreads]
 
     def _average_ms(self, total_encodings: Float64Array) -> Float64Array:
         shares = (total_encodings / self._book.num_devices).astype(np.float32)
         return self._shared_out * self._evaluator.compute_ms(np.maximum(shares, 0.0))
 
-    def _share_out(self, kinds: IntArray) -> float:
-        """What devices compute on average over what the average device does.
+    def _share_out(self, kinds: IntArray) -> tuple[float, float]:
+        """What devices compute on average over what the average device does; and on average, ms.
 
         Peaks add up to less on most devices than on the average one: the hottest units lie on few.
         So devices are dealt all peaks in turn, and an equal share of all else.
@@ -365,7 +380,9 @@ class Cutter:
         np.add.at(devices[:, first:], np.arange(len(kinds)) % w, dealt)
         rows = np.concatenate([devices, average[None]]).astype(np.float32)
         compute_ms = self._evaluator.compute_ms(rows)
-        return float(compute_ms[:-1].mean() / compute_ms[-1]) if compute_ms[-1] > 0.0 else 1.0
+        alone_ms = float(compute_ms[-1])
+        shared_out = float(compute_ms[:-1].mean()) / alone_ms if alone_ms > 0.0 else 1.0
+        return shared_out, shared_out * alone_ms
 
     def _transfer_ms(self, total_dims: Float64Array) -> Float64Array:
         """Forward and backward transfer where every device has the mean of dims."""
