@@ -11,6 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from shardwright.domain import COLUMN_MULTIPLE, ShardingType
 from shardwright_costmodel.features import FloatArray
@@ -18,6 +19,9 @@ from shardwright_server.search.lots import BoolArray, LotBook, Spread
 from shardwright_server.search.pieces import Float64Array, IntArray
 
 NONE = -1
+
+_MOST_WIDTHS = 16_000_000
+"""Of all lots together that are kept by width, 64 MB; the widest lots beyond are not cut on."""
 
 
 class Units(NamedTuple):
@@ -30,8 +34,10 @@ class Units(NamedTuple):
         columns: `[ids + 1] int64`.
         lot_columns: `[lots] int64`, widths of tables; 0 for a group.
         cut: `[lots] bool`, whether a lot may be cut in columns.
-        of_width: `[lots, widths + 1] int64`, the id of a unit by its width in steps of 4 columns;
-            NONE where it is not allowed, and for 0.
+        first_width: `[lots] int64`; the id of a lot's unit of so many steps of 4 columns is at
+            `of_width[first_width + steps]`, for any number of them where it may be cut, for those
+            of the whole lot only where not.
+        of_width: `[widths] int32`, ids; NONE where a width is not allowed, and for 0.
         allowed: `[lots, w] bool`, devices that constraints allow.
         room_bytes: `[w] int64`, what shards may fill on each device.
     """
@@ -42,27 +48,31 @@ class Units(NamedTuple):
     columns: IntArray
     lot_columns: IntArray
     cut: BoolArray
-    of_width: IntArray
+    first_width: IntArray
+    of_width: npt.NDArray[np.int32]
     allowed: BoolArray
     room_bytes: IntArray
 
     @classmethod
     def of(cls, book: LotBook) -> Units:
         """The units that a book knows: of all widths that are allowed, unless too many."""
-        widest = max(lot.columns for lot in book.lots) // COLUMN_MULTIPLE
-        of_width: IntArray = np.full((len(book.lots), widest + 1), NONE, dtype=np.int64)
         flat = chain.from_iterable(book.known_units)  # an array of tuples takes far longer
         keys = np.fromiter(flat, dtype=np.int64, count=2 * len(book.known_units)).reshape(-1, 2)
-        ids = np.array(list(book.known_units.values()), dtype=np.int64)
+        ids = np.fromiter(book.known_units.values(), dtype=np.int32, count=len(keys))
+        lots, widths = keys[:, 0], keys[:, 1]
         lot_columns = np.array([lot.columns for lot in book.lots], dtype=np.int64)
-        columns = lot_columns[keys[:, 0]]
-        least = np.array([lot.min_width for lot in book.lots])[keys[:, 0]]
-        whole = np.array([lot.whole for lot in book.lots])[keys[:, 0]]
+        least = np.array([lot.min_width for lot in book.lots])
+        whole = np.array([lot.whole for lot in book.lots])
         cut = np.array([lot.cut for lot in book.lots])
-        piece = cut[keys[:, 0]] & (keys[:, 1] >= least) & (keys[:, 1] <= columns - least)
-        allowed = np.where(keys[:, 1] == columns, whole & (columns > 0), piece)
-        lots, widths = keys[allowed].T
-        of_width[lots, widths // COLUMN_MULTIPLE] = ids[allowed]
+        cut &= _narrowest(np.where(cut, lot_columns // COLUMN_MULTIPLE + 1, 1), _MOST_WIDTHS)
+        counts = np.where(cut, lot_columns // COLUMN_MULTIPLE + 1, 1)
+        first = np.cumsum(counts) - counts
+        first_width = np.where(cut, first, first - lot_columns // COLUMN_MULTIPLE)
+        columns = lot_columns[lots]
+        piece = cut[lots] & (widths >= least[lots]) & (widths <= columns - least[lots])
+        allowed = np.where(widths == columns, whole[lots] & (columns > 0), piece)
+        of_width = np.full(int(counts.sum()), NONE, dtype=np.int32)
+        of_width[(first_width[lots] + widths // COLUMN_MULTIPLE)[allowed]] = ids[allowed]
         catalog = book.catalog
         zeros = np.zeros((1, catalog.encodings.shape[1]), np.float32)
         return cls(
@@ -72,10 +82,19 @@ class Units(NamedTuple):
             columns=np.append(catalog.num_columns, 0),
             lot_columns=lot_columns,
             cut=cut,
+            first_width=first_width,
             of_width=of_width,
             allowed=book.allowed,
             room_bytes=book.evaluator.memory_bytes,
         )
+
+
+def _narrowest(counts: IntArray, most: int) -> BoolArray:
+    """The smallest counts that together are at most so many, `[n] -> [n]`."""
+    order = np.argsort(counts, kind="stable")
+    found: BoolArray = np.zeros(len(counts), dtype=bool)
+    found[order[np.cumsum(counts[order]) <= most]] = True
+    return found
 
 
 class Spreads(NamedTuple):

@@ -297,7 +297,8 @@ def _note_moves(
     """
     lots, devices, prices = lanes.lots[lane], lanes.devices[lane], lanes.prices
     closed, used_bytes = lanes.closed[lane], lanes.used_bytes[lane]
-    memory_bytes, room_bytes, of_width = units.memory_bytes, units.room_bytes, units.of_width
+    memory_bytes, room_bytes = units.memory_bytes, units.room_bytes
+    first_width, of_width = units.first_width, units.of_width
     columns_of, cut, alone_ms = units.columns, units.cut, units.compute_ms
     slots, kinds, in_lot, start = laid.slots, laid.kinds, laid.in_lot, laid.start
     of_units, of_devices, ranked = laid.of_units, laid.of_devices, laid.devices
@@ -314,13 +315,14 @@ def _note_moves(
             u, kind = slots[j], kinds[j]
             lot = lots[u]
             width = columns_of[kind] // _STEP if cut[lot] else 0
+            of_lot = first_width[lot]
             for part in range(_PARTS if load >= 1.0 or dims >= 1.0 else 1):
                 parting = _parting(width, part) if part > 0 else width
                 goes, stays = kind, NONE
                 if part > 0:
                     if parting == 0:
                         continue
-                    goes, stays = of_width[lot, parting], of_width[lot, width - parting]
+                    goes, stays = of_width[of_lot + parting], of_width[of_lot + width - parting]
                     if stays == NONE:
                         continue
                 left = load - of_units[_OWN, j] + prices[stays, s] / slowest_ms
@@ -338,7 +340,7 @@ def _note_moves(
                         v, met = slots[other], kinds[other]
                         if lots[v] != lot or v == u:
                             continue
-                        t, got = devices[v], of_width[lot, columns_of[met] // _STEP + parting]
+                        t, got = devices[v], of_width[of_lot + columns_of[met] // _STEP + parting]
                         if got == NONE:
                             continue
                         with_it = of_devices[_LOAD, t]
@@ -431,7 +433,8 @@ def _note_swaps(
     """Units against units of devices of later rank; parts of the slowest against any device's."""
     lots, devices, prices = lanes.lots[lane], lanes.devices[lane], lanes.prices
     closed, used_bytes = lanes.closed[lane], lanes.used_bytes[lane]
-    memory_bytes, room_bytes, of_width = units.memory_bytes, units.room_bytes, units.of_width
+    memory_bytes, room_bytes = units.memory_bytes, units.room_bytes
+    first_width, of_width = units.first_width, units.of_width
     columns_of, cut = units.columns, units.cut
     slots, kinds, start = laid.slots, laid.kinds, laid.start
     of_units, of_devices, ranked = laid.of_units, laid.of_devices, laid.devices
@@ -452,13 +455,14 @@ def _note_swaps(
             u, kind = slots[j], kinds[j]
             lot = lots[u]
             width = columns_of[kind] // _STEP if cut[lot] else 0
+            of_lot = first_width[lot]
             for part in range(_PARTS - 1 if load >= 1.0 else 1):
                 goes, stays = kind, NONE
                 if part > 0:
                     parting = _parting(width, part)
                     if parting == 0:
                         continue
-                    goes, stays = of_width[lot, parting], of_width[lot, width - parting]
+                    goes, stays = of_width[of_lot + parting], of_width[of_lot + width - parting]
                     if goes == NONE or stays == NONE:
                         continue
                 later = rank + 1 if part == 0 else 0

@@ -301,8 +301,10 @@ def _cut(units: Units, draft: _Draft, lot: int, columns: int, parts: int, count:
     steps = columns // _STEP
     if parts < 1 or steps < parts or count + parts > SPARE_SLOTS // 2:
         return count
+    if parts > 1 and not units.cut[lot]:
+        return count
     for part in range(parts):
-        kind = units.of_width[lot, steps // parts + (part < steps % parts)]
+        kind = units.of_width[units.first_width[lot] + steps // parts + (part < steps % parts)]
         if kind == NONE:
             return count
         draft.lots[count + part], draft.kinds[count + part] = lot, kind

@@ -66,6 +66,7 @@ def reference(swarm, lane, squarings):
         if source == target or not units.allowed[lot, target]:
             continue
         width = units.columns[kind] if units.cut[lot] else 0
+        of_lot = units.of_width[units.first_width[lot] :]
         quarters = {width // STEP * q // 4 * STEP for q in (1, 2, 3)}
         v = here.get((lot, target), NONE)
         slow = lanes.compute_ms[lane, source] == lanes.compute_ms[lane].max()
@@ -74,13 +75,13 @@ def reference(swarm, lane, squarings):
         for part in parts:
             if part and not ((slow or wide) and 0 < part < width):
                 continue
-            stays = units.of_width[lot, (width - part) // STEP] if part else NONE
-            goes = units.of_width[lot, part // STEP] if part else kind
+            stays = of_lot[(width - part) // STEP] if part else NONE
+            goes = of_lot[part // STEP] if part else kind
             if part and stays == NONE:
                 continue
             if v != NONE:
                 grown = (part or width) + units.columns[kinds[v]] if width else None
-                grown = NONE if grown is None else units.of_width[lot, grown // STEP]
+                grown = NONE if grown is None else of_lot[grown // STEP]
                 if grown != NONE:
                     yield source, target, u, v, stays, grown, NONE
             elif goes != NONE:
