@@ -23,6 +23,7 @@ from shardwright_server.search import (
 from shardwright_server.warm_up import warm_up
 
 ENTRIES = (
+    baselines.place_at_random,
     baselines.place_by_score,
     local_search._cheapest,
     objective.costs_ms,
@@ -34,6 +35,7 @@ ENTRIES = (
     swarm._advance,
     transfer_curves._interpolate,
     ways._cut_rods,
+    ways.least_from,
 )
 """Loops that Python calls; they bring the others."""
 

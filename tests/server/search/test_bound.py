@@ -11,9 +11,10 @@ from tests.server.search.tiny_problems import sharding_options, tiny_problems
 
 from shardwright.domain import PlanRequest, SearchOptions, ShardingType, TableConstraints
 from shardwright_server.planning import plan
-from shardwright_server.search import least_work
-from shardwright_server.search.bound import lower_bound_ms
+from shardwright_server.search import least_work, ways
+from shardwright_server.search.bound import MODEL_SLACK, lower_bound_ms
 from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.tightening import tightened_ms
 
 ANY_TYPE = SearchOptions(sharding_types=tuple(ShardingType))
 WHOLE = SearchOptions(sharding_types=(ShardingType.TABLE_WISE,))
@@ -106,6 +107,30 @@ def test_weighing_whole_ways_to_cut_never_weakens_a_bound(monkeypatch):
     with_ways = bound(task, model)
     monkeypatch.setattr(least_work, "MAX_KEPT_ROWS", 0)
     assert 0 < bound(task, model) < with_ways
+
+
+def test_the_least_of_what_is_at_least_so_wide():
+    cheapest = np.random.default_rng(1).random((4, 6, 3)).astype(np.float32)
+    cheapest[2, :5] = np.inf  # whole or not at all
+    shares = np.array([1, 4, 2, 6])
+    expected = [sums[share - 1 :].min(axis=0) for sums, share in zip(cheapest, shares, strict=True)]
+    np.testing.assert_array_equal(ways.least_from(cheapest, shares), expected)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_tightening_never_lowers_a_bound(seed, shipped_cost_model, monkeypatch):
+    given = []
+
+    def recorded(bound_ms, *rest):
+        given.append(bound_ms)
+        return tightened_ms(bound_ms, *rest)
+
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", recorded)
+    # a hot table makes others' pieces matter
+    task = random_task(seed, tables=(3, 8), devices=8)
+    tables = (*task.tables, table("hot", rows=10**7, dim=32, pooling=60.0))
+    found = bound(problem(tables, devices=8), shipped_cost_model, SearchOptions())
+    assert found >= (1.0 - MODEL_SLACK) * given[0]
 
 
 def test_a_table_too_hot_for_one_device_raises_the_bound(shipped_cost_model, monkeypatch):

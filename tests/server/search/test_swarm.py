@@ -18,10 +18,12 @@ from shardwright.domain import (
     device_memory_bytes,
 )
 from shardwright_server.search.assignment import Assignment
+from shardwright_server.search.budget import Budget
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.cuts import Cutter
 from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook
-from shardwright_server.search.lanes import Slots
+from shardwright_server.search.lanes import NONE, Slots, Units
+from shardwright_server.search.local_search import search_locally
 from shardwright_server.search.lots import SPREADS, LotBook
 from shardwright_server.search.objective import costs_ms
 from shardwright_server.search.placing import place
@@ -328,3 +330,36 @@ def test_curves_are_the_transfer_of_the_widest_device():
         for widest, mean, curve in zip(dims.max(axis=1), means, curves, strict=True)
     ]
     np.testing.assert_allclose(found_ms, exact_ms, rtol=2e-3)
+
+
+def test_units_are_kept_by_width_of_the_narrowest_lots_that_room_is_for(monkeypatch):
+    tables = [table("narrow", dim=8), table("wide", dim=256), table("mean", dim=16)]
+    whole = TableConstraints(sharding_types=(ShardingType.TABLE_WISE,))
+    tables.append(replace(table("whole", dim=512), constraints=whole))
+    book = book_of(problem(tables, devices=4))
+    everything = Units.of(book)
+    assert everything.cut.tolist() == [True, True, True, False]
+    assert len(everything.of_width) == 3 + 65 + 5 + 1
+    monkeypatch.setattr("shardwright_server.search.lanes._MOST_WIDTHS", 12)
+    some = Units.of(book)
+    assert some.cut.tolist() == [True, False, True, False]
+    assert len(some.of_width) == 3 + 1 + 5 + 1
+    for units in (everything, some):
+        for lot, columns in enumerate((8, 256, 16, 512)):
+            of_lot = units.first_width[lot]
+            assert units.of_width[of_lot + columns // 4] == book.wholes[lot]
+            if units.cut[lot]:
+                half = book.unit(lot, columns // 2)
+                assert units.of_width[of_lot : of_lot + 2].tolist() == [NONE, book.unit(lot, 4)]
+                assert units.of_width[of_lot + columns // 8] == half
+
+
+def test_plans_of_lots_too_wide_to_cut_on_are_legal(monkeypatch):
+    monkeypatch.setattr("shardwright_server.search.lanes._MOST_WIDTHS", 40)
+    for seed in range(4):
+        task = random_task(seed, tables=(5, 12), devices=4, memory_gib=2)
+        plan = search_locally(
+            PlanEvaluator(task, FakeCostModel()), EVERYTHING, Budget(None, None)
+        ).plan
+        check_plan(plan, task)
+        check_constraints(plan, task, EVERYTHING)
