@@ -32,7 +32,7 @@ from shardwright.domain import (
 )
 from shardwright_server import planning
 
-_PASSES, _LEAST_S, _MOST_S = 3, 5.0, 40.0
+_PASSES, _LEAST_S, _MOST_S = 3, 15.0, 40.0
 """Over all tasks: at least so many and for so long, but none that would go on for longer."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 

@@ -60,7 +60,7 @@ class _Effort(NamedTuple):
 
     Attributes:
         swarm_moves: A swarm has the root of so many moves over those of one plan for climbs, at
-            least one, and at most three for each device.
+            least one.
         most_climbs: At most so many.
         hope: See `Swarm`; where there are several climbs.
         patience: Swarms in a row that find nothing before the search ends, beside as many as were
@@ -79,6 +79,10 @@ class _Effort(NamedTuple):
 
 _ROOMY = _Effort(2_100_000, 20, 0.06, 2, 250, 16)
 _TIGHT = _Effort(4_000_000, 28, math.inf, 12, 500, 32)
+_FIRST_CLIMBS = 3
+"""For each device, of the first swarm at most. Swarms after it find more by more climbs than it
+does: on 100 tasks for four devices 20 climbs instead of 12 in all of them make plans 0.05 % cheaper
+on average, in those alone 0.06 %."""
 _SHARE_APART = 0.5
 """Of the climbs of a swarm that begin with the spread lots there were, and of those that do not."""
 _LATER_MOVES = 10_000_000
@@ -212,10 +216,11 @@ class _LocalSearch:
         lots = len(self._book.lots)
         return lots * (lots + 5 * self._book.num_devices)
 
-    def _num_climbs(self) -> int:
-        """Climbs of a swarm."""
+    def _num_climbs(self, first: bool = True) -> int:
+        """Climbs of the first swarm, or of one after it."""
         most = math.isqrt(self._effort.swarm_moves // self._num_moves())
-        return max(1, min(self._effort.most_climbs, 3 * self._book.num_devices, most))
+        most = min(most, self._effort.most_climbs)
+        return max(1, min(most, _FIRST_CLIMBS * self._book.num_devices) if first else most)
 
     def _num_later_swarms(self) -> int:
         """Swarms after the first, at most."""
@@ -228,7 +233,7 @@ class _LocalSearch:
         Without a root some are without any spread lot. Greedy plans say little of what a climb
         makes of other ways to spread; where there are few climbs, what they say is not asked.
         """
-        most = self._num_climbs()
+        most = self._num_climbs(first=root is None)
         few = root is None and most < _SEVERAL
         found_ms = self._levelled_ms(lanes) if few else costs_ms(lanes)
         spreads = NONE if root is None else root.spreads
