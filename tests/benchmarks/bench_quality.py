@@ -33,8 +33,8 @@ COUNTS: dict[str, dict[str, int]] = {
         "annealing": 20,
         "annealing_long": 1,
         "annealing_rows": 4,
-        "torchrec": 10,
-        "torchrec_rows": 10,
+        "torchrec": 50,
+        "torchrec_rows": 50,
     },
     "20-120x8": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
@@ -46,7 +46,6 @@ COUNTS: dict[str, dict[str, int]] = {
     },
     "400x32": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
-        "neuroshard": 20,
         "annealing_long": 3,
         "torchrec": 1,
     },
