@@ -279,12 +279,12 @@ class _Collector:
         # narrowest pieces; 0: not to be cut
         least = np.where(self._allows[ShardingType.COLUMN_WISE] & (units >= 2 * least), least, 0)
         is_free = (least > 0) & (units > MAX_UNITS)
-        looked_at = ~is_free & (self._allows[ShardingType.TABLE_WISE] | (least > 0))
+        has_units = self._allows[ShardingType.TABLE_WISE] | (least > 0)
+        looked_at = np.flatnonzero(has_units & ~is_free)
         shapes: dict[tuple[int, int], list[int]] = {}
-        shape_of = zip(units.tolist(), least.tolist(), looked_at.tolist(), strict=True)
-        for i, (*shape, counts) in enumerate(shape_of):
-            if counts:
-                shapes.setdefault((shape[0], shape[1]), []).append(i)
+        shape_of = zip(units[looked_at].tolist(), least[looked_at].tolist(), strict=True)
+        for i, shape in zip(looked_at.tolist(), shape_of, strict=True):
+            shapes.setdefault(shape, []).append(i)
         for (whole, narrowest), members in shapes.items():
             narrow = range(narrowest, whole - narrowest + 1) if narrowest else ()
             widths = np.array([*narrow, whole])
