@@ -64,10 +64,11 @@ class Units(NamedTuple):
         least = np.array([lot.min_width for lot in book.lots])
         whole = np.array([lot.whole for lot in book.lots])
         cut = np.array([lot.cut for lot in book.lots])
-        cut &= _narrowest(np.where(cut, lot_columns // COLUMN_MULTIPLE + 1, 1), _MOST_WIDTHS)
-        counts = np.where(cut, lot_columns // COLUMN_MULTIPLE + 1, 1)
+        steps = lot_columns // COLUMN_MULTIPLE
+        cut &= _narrowest(np.where(cut, steps + 1, 1), _MOST_WIDTHS)
+        counts = np.where(cut, steps + 1, 1)
         first = np.cumsum(counts) - counts
-        first_width = np.where(cut, first, first - lot_columns // COLUMN_MULTIPLE)
+        first_width = np.where(cut, first, first - steps)
         columns = lot_columns[lots]
         piece = cut[lots] & (widths >= least[lots]) & (widths <= columns - least[lots])
         allowed = np.where(widths == columns, whole[lots] & (columns > 0), piece)
