@@ -5,21 +5,24 @@ communication), a *lane* one greedy placement of one state under one cap: pieces
 alone, each to the device whose computation is cheapest with it, among those that keep memory and
 cap. All lanes take their next step together, so that a step is one call of the cost model.
 
-Lanes that have placed the same pieces on the same devices so far form a *group* and share its
-device sums and predictions; groups only ever split. Sharing changes nothing, since predictions of
-a row do not depend on the batch. Most lanes of a state part late, if at all, and states that differ
-in one split part only at the piece that was split.
+Lanes that have placed the same pieces on the same devices so far form a *group*; groups only ever
+split. Devices of any group that were given the same pieces form a *content*, which is summed up and
+predicted once. Sharing changes nothing, since predictions of a row do not depend on the batch. Most
+lanes of a state part late, if at all, states that differ in one split part only at the piece that
+was split, and what parts differs on a few devices only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from shardwright_costmodel.features import FloatArray
 from shardwright_server.search.cost import PlanEvaluator
+from shardwright_server.search.lots import BoolArray
 from shardwright_server.search.pieces import Float64Array, IntArray
 
 NOTHING = -1
@@ -97,12 +100,9 @@ class _Lockstep:
         self._lanes = np.arange(num_lanes)
         self._caps = np.tile(np.array(caps, dtype=np.int64), len(pieces))
         self._groups = np.zeros(num_lanes, dtype=np.int64)
-        # device sums of each group; in the beginning there is one, and nothing on its devices
-        shape = 1, len(evaluator.memory_bytes)
-        self._encodings = np.zeros((*shape, evaluator.catalog.encodings.shape[1]), np.float32)
-        self._compute_ms = np.zeros(shape, dtype=np.float64)
-        self._used_bytes = np.zeros(shape, dtype=np.int64)
-        self._used_dims = np.zeros(shape, dtype=np.int64)
+        # what each group has on each device; in the beginning there is one group, and nothing there
+        self._held = np.zeros((1, len(evaluator.memory_bytes)), dtype=np.int64)
+        self._contents = _Contents.empty(evaluator.catalog.encodings.shape[1])
 
     def step(self, step: int) -> None:
         """Places the next piece of every living lane."""
@@ -113,11 +113,15 @@ class _Lockstep:
         pieces = self._pieces[self._lanes // self._num_caps, step]
         attempts, attempt = np.unique(self._groups * num_ids + pieces, return_inverse=True)
         groups, group_pieces = np.divmod(attempts, num_ids)
-        dims_after, fits_memory = self._fits(groups, group_pieces)
+        held = self._held[groups]
+        dims_after, fits_memory = self._fits(held, group_pieces)
         widest_cap = np.zeros(len(attempts), dtype=np.int64)
         np.maximum.at(widest_cap, attempt, self._caps)
         wanted = fits_memory & (dims_after <= widest_cap[:, None])
-        cost_ms = self._cost_with(groups, group_pieces, wanted)
+        pairs, pair = _pairs(held, group_pieces, wanted, len(self._contents.dims))
+        after = self._contents.joined(self._evaluator, *pairs)
+        cost_ms = np.full(wanted.shape, np.inf)
+        cost_ms[wanted] = after.compute_ms[pair]
         lane_cost_ms = np.where(
             dims_after[attempt] <= self._caps[:, None], cost_ms[attempt], np.inf
         )
@@ -128,60 +132,120 @@ class _Lockstep:
             self._lanes, self._caps = self._lanes[lives], self._caps[lives]
             attempt, device = attempt[lives], device[lives]
         self.devices[self._lanes, step] = device
-        self._commit(groups, group_pieces, cost_ms, attempt, device)
+        after_of = np.zeros(wanted.shape, dtype=np.int64)
+        after_of[wanted] = pair
+        self._commit(held, after, after_of, attempt, device)
 
     def lane_cost_ms(self) -> Float64Array:
         """`[all lanes] float64`, costs of the finished lanes; infinite where infeasible."""
         lane_cost_ms = np.full(len(self.devices), np.inf)
         if len(self._lanes):
-            costs = self._evaluator.costs(self._compute_ms, self._used_dims)
+            contents = self._contents
+            costs = self._evaluator.costs(contents.compute_ms[self._held], contents.dims[self._held])
             lane_cost_ms[self._lanes] = costs.cost_ms[self._groups]
         return lane_cost_ms
 
-    def _fits(self, groups: IntArray, pieces: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    def _fits(self, held: IntArray, pieces: IntArray) -> tuple[IntArray, BoolArray]:
         """Sum of dims with the piece, and whether memory keeps it: both `[attempts, w]`."""
         catalog = self._evaluator.catalog
-        dims_after = self._used_dims[groups] + catalog.num_columns[pieces, None]
-        bytes_after = self._used_bytes[groups] + catalog.memory_bytes[pieces, None]
+        dims_after = self._contents.dims[held] + catalog.num_columns[pieces, None]
+        bytes_after = self._contents.memory_bytes[held] + catalog.memory_bytes[pieces, None]
         return dims_after, bytes_after <= self._evaluator.memory_bytes
-
-    def _cost_with(
-        self, groups: IntArray, pieces: IntArray, wanted: npt.NDArray[np.bool_]
-    ) -> Float64Array:
-        """Computation of every wanted device with the piece, `[attempts, w]`; else infinite."""
-        catalog = self._evaluator.catalog
-        empty = self._used_dims[groups] == 0
-        # on an empty device the piece is alone, and its cost alone is known
-        cost_ms = np.where(wanted & empty, catalog.compute_ms[pieces, None], np.inf)
-        rows, devices = np.nonzero(wanted & ~empty)
-        if len(rows):
-            encodings = self._encodings[groups[rows], devices]
-            encodings += catalog.encodings[pieces[rows]]
-            cost_ms[rows, devices] = self._evaluator.compute_ms(encodings)
-        return cost_ms
 
     def _commit(
         self,
-        groups: IntArray,
-        pieces: IntArray,
-        cost_ms: Float64Array,
+        held: IntArray,
+        after: _Contents,
+        after_of: IntArray,
         attempt: IntArray,
         device: IntArray,
     ) -> None:
-        """Puts the pieces down: a new group for each attempt and device that some lane chose."""
-        catalog = self._evaluator.catalog
-        num_devices = len(self._evaluator.memory_bytes)
+        """Puts the pieces down: a new group for each attempt and device that some lane chose.
+
+        Args:
+            held: `[attempts, w]`, contents so far.
+            after: Contents after this step.
+            after_of: `[attempts, w]`, which of them a device would have.
+            attempt: `[lanes]`.
+            device: `[lanes]`.
+        """
+        before, num_devices = len(self._contents.dims), held.shape[1]
         chosen, self._groups = np.unique(attempt * num_devices + device, return_inverse=True)
         attempts, devices = np.divmod(chosen, num_devices)
-        parents = groups[attempts]
-        if not np.array_equal(parents, np.arange(len(self._compute_ms))):
-            self._encodings = self._encodings[parents]
-            self._compute_ms = self._compute_ms[parents]
-            self._used_bytes = self._used_bytes[parents]
-            self._used_dims = self._used_dims[parents]
-        here = np.arange(len(chosen)), devices
-        placed = pieces[attempts]
-        self._encodings[here] += catalog.encodings[placed]
-        self._compute_ms[here] = cost_ms[attempts, devices]
-        self._used_bytes[here] += catalog.memory_bytes[placed]
-        self._used_dims[here] += catalog.num_columns[placed]
+        self._held = held[attempts]
+        self._held[np.arange(len(chosen)), devices] = before + after_of[attempts, devices]
+        used = np.zeros(before + len(after.dims), dtype=bool)
+        used[self._held] = True
+        self._held = (np.cumsum(used) - 1)[self._held]
+        self._contents = self._contents.chosen(used[:before]).followed_by(
+            after.chosen(used[before:])
+        )
+
+
+class _Contents(NamedTuple):
+    """What devices hold, `c` different things.
+
+    Attributes:
+        encodings: `[c, e] float32`, sums in the order of placement.
+        compute_ms: `[c] float64`.
+        memory_bytes: `[c] int64`.
+        dims: `[c] int64`.
+    """
+
+    encodings: FloatArray
+    compute_ms: Float64Array
+    memory_bytes: IntArray
+    dims: IntArray
+
+    @classmethod
+    def empty(cls, num_channels: int) -> _Contents:
+        """Nothing on a device."""
+        encodings = np.zeros((1, num_channels), dtype=np.float32)
+        return cls(encodings, np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+    def chosen(self, which: BoolArray) -> _Contents:
+        """Some of them."""
+        return _Contents(*(field[which] for field in self))
+
+    def followed_by(self, others: _Contents) -> _Contents:
+        """All of both."""
+        return _Contents(*map(np.concatenate, zip(self, others, strict=True)))
+
+    def joined(self, evaluator: PlanEvaluator, contents: IntArray, pieces: IntArray) -> _Contents:
+        """Some of them, each with a piece, `[p]` each; predicted in one batch."""
+        catalog = evaluator.catalog
+        encodings = self.encodings[contents]
+        encodings += catalog.encodings[pieces]
+        # on an empty device the piece is alone, and its cost alone is known
+        compute_ms = catalog.compute_ms[pieces]
+        together = self.dims[contents] > 0
+        compute_ms[together] = evaluator.compute_ms(encodings[together])
+        return _Contents(
+            encodings,
+            compute_ms,
+            self.memory_bytes[contents] + catalog.memory_bytes[pieces],
+            self.dims[contents] + catalog.num_columns[pieces],
+        )
+
+
+def _pairs(
+    held: IntArray, pieces: IntArray, wanted: BoolArray, num_contents: int
+) -> tuple[tuple[IntArray, IntArray], IntArray]:
+    """Different pairs of what a device holds and the piece that may come.
+
+    Args:
+        held: `[a, w] int64`, contents.
+        pieces: `[a] int64`.
+        wanted: `[a, w]`, where the piece may come.
+        num_contents: Contents there are.
+
+    Returns:
+        Contents and pieces of the pairs, `[p]` each, and the pair of every wanted device in turn.
+    """
+    distinct, index = np.unique(pieces, return_inverse=True)
+    keys = (held + (index * num_contents)[:, None])[wanted]
+    met = np.zeros(len(distinct) * num_contents, dtype=bool)
+    met[keys] = True
+    found = np.flatnonzero(met)
+    number = np.cumsum(met) - 1
+    return (found % num_contents, distinct[found // num_contents]), number[keys]
