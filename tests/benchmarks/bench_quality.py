@@ -29,30 +29,26 @@ _OURS = ("local_search", "local_search_rows", "local_search_all", "neuroshard")
 
 COUNTS: dict[str, dict[str, int]] = {
     "10-60x4": {
-        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        **dict.fromkeys((*_GREEDY, *_OURS, "torchrec", "torchrec_rows"), 100),
         "annealing": 20,
         "annealing_long": 1,
         "annealing_rows": 4,
-        "torchrec": 50,
-        "torchrec_rows": 50,
     },
     "20-120x8": {
-        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        **dict.fromkeys((*_GREEDY, *_OURS, "torchrec", "torchrec_rows"), 100),
         "annealing": 20,
         "annealing_long": 1,
         "annealing_rows": 4,
-        "torchrec": 3,
-        "torchrec_rows": 3,
     },
     "400x32": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
-        "annealing_long": 3,
+        "annealing": 20,
+        "annealing_rows": 5,
         "torchrec": 1,
     },
     "1000x128": {
-        **dict.fromkeys((*_GREEDY, *_OURS), 30),
-        "neuroshard": 5,
-        "annealing_long": 1,
+        **dict.fromkeys((*_GREEDY, *_OURS), 100),
+        "annealing": 20,
         "torchrec": 1,
     },
     "workloads": dict.fromkeys((*_GREEDY, *_OURS, "annealing_rows", "annealing_long"), 99)

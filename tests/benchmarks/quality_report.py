@@ -53,7 +53,8 @@ def _how() -> list[str]:
         "by the model. `annealing` searches on that truth itself, from the best plan of NEUROSHARD",
         f"and the four rules of thumb, for {ANNEALING_S:g} s of processor time a task",
         f"(`annealing_long`: {LONG_ANNEALING_S:g} s, with another seed). `*_rows` may also cut",
-        "tables in rows, `*_all` also copy them for data-parallel training. *Over best* compares",
+        "tables in rows, `*_all` also copy them for data-parallel training; `torchrec` is",
+        "EmbeddingShardingPlanner, stopped after 5 minutes. *Over best* compares",
         "with the cheapest plan that any side of no more sharding types found for the task; each",
         "comparison takes the tasks for which both sides have a plan, and *plans* says how many of",
         "the tasks asked those are. A side is asked",
@@ -138,10 +139,10 @@ def _bias(judged: Mapping[str, Judgement]) -> list[str]:
 
 def _musts(judged: Mapping[str, Judgement]) -> list[str]:
     rows: list[Sequence[str]] = []
-    for name in ("10-60x4", "20-120x8"):
+    for name in ROWS:
         rows += _must_near_best(name, judged[name])
     for name in ("400x32", "1000x128"):
-        for side in (OURS, "local_search_rows", "local_search_all"):
+        for side in ("local_search_rows", "local_search_all"):
             rows.append(_must_gain(name, judged[name], side, -0.05, ROW_TASKS))
     rows.append(_must_dlrm(judged["workloads"]))
     rows.append(_must_all_plans(judged["tight"]))

@@ -96,6 +96,27 @@ def test_a_state_does_not_depend_on_the_states_placed_beside_it():
         assert together.devices[i].tolist() == alone.devices[0].tolist()
 
 
+def test_what_devices_hold_alike_is_predicted_once_for_all_lanes():
+    class Recorder(FakeCostModel):
+        batches = []
+
+        def compute_ms(self, encodings):
+            self.batches.append(encodings.copy())
+            return super().compute_ms(encodings)
+
+    task = random_task(8, tables=(30, 31))
+    evaluator = PlanEvaluator(task, Recorder())
+    tables = np.array(evaluator.catalog.whole_tables())
+    caps = dim_caps(sum(t.embedding_dim for t in task.tables), 4, 11)
+    Recorder.batches.clear()
+    placed = place(evaluator, np.stack([tables] * 3), caps, lambda: None)
+    assert np.isfinite(placed.cost_ms).all()
+    for batch in Recorder.batches:
+        assert len(np.unique(batch, axis=0)) == len(batch)
+    # with one group for each lane there would be a row for each device
+    assert sum(map(len, Recorder.batches)) < 3 * len(caps) * 4 * len(tables) / 4
+
+
 def test_the_cost_of_a_placement_is_the_cost_of_its_plan():
     task = random_task(9, tables=(30, 31))
     evaluator, placements = place_tables(task, caps=[9999])
