@@ -118,10 +118,9 @@ class _Lockstep:
         widest_cap = np.zeros(len(attempts), dtype=np.int64)
         np.maximum.at(widest_cap, attempt, self._caps)
         wanted = fits_memory & (dims_after <= widest_cap[:, None])
-        pairs, pair = _pairs(held, group_pieces, wanted, len(self._contents.dims))
-        after = self._contents.joined(self._evaluator, *pairs)
-        cost_ms = np.full(wanted.shape, np.inf)
-        cost_ms[wanted] = after.compute_ms[pair]
+        contents, joining, after_of = _pairs(held, group_pieces, wanted, len(self._contents.dims))
+        after = self._contents.joined(self._evaluator, contents, joining)
+        cost_ms = np.append(after.compute_ms, np.inf)[after_of]  # NOTHING selects the last
         lane_cost_ms = np.where(
             dims_after[attempt] <= self._caps[:, None], cost_ms[attempt], np.inf
         )
@@ -132,16 +131,14 @@ class _Lockstep:
             self._lanes, self._caps = self._lanes[lives], self._caps[lives]
             attempt, device = attempt[lives], device[lives]
         self.devices[self._lanes, step] = device
-        after_of = np.zeros(wanted.shape, dtype=np.int64)
-        after_of[wanted] = pair
         self._commit(held, after, after_of, attempt, device)
 
     def lane_cost_ms(self) -> Float64Array:
         """`[all lanes] float64`, costs of the finished lanes; infinite where infeasible."""
         lane_cost_ms = np.full(len(self.devices), np.inf)
         if len(self._lanes):
-            contents = self._contents
-            costs = self._evaluator.costs(contents.compute_ms[self._held], contents.dims[self._held])
+            held, contents = self._held, self._contents
+            costs = self._evaluator.costs(contents.compute_ms[held], contents.dims[held])
             lane_cost_ms[self._lanes] = costs.cost_ms[self._groups]
         return lane_cost_ms
 
@@ -164,8 +161,8 @@ class _Lockstep:
 
         Args:
             held: `[attempts, w]`, contents so far.
-            after: Contents after this step.
-            after_of: `[attempts, w]`, which of them a device would have.
+            after: What devices may hold after this step.
+            after_of: `[attempts, w]`, which of it a device would hold; NOTHING where none.
             attempt: `[lanes]`.
             device: `[lanes]`.
         """
@@ -205,11 +202,21 @@ class _Contents(NamedTuple):
 
     def chosen(self, which: BoolArray) -> _Contents:
         """Some of them."""
-        return _Contents(*(field[which] for field in self))
+        return _Contents(
+            self.encodings[which],
+            self.compute_ms[which],
+            self.memory_bytes[which],
+            self.dims[which],
+        )
 
     def followed_by(self, others: _Contents) -> _Contents:
         """All of both."""
-        return _Contents(*map(np.concatenate, zip(self, others, strict=True)))
+        return _Contents(
+            np.concatenate([self.encodings, others.encodings]),
+            np.concatenate([self.compute_ms, others.compute_ms]),
+            np.concatenate([self.memory_bytes, others.memory_bytes]),
+            np.concatenate([self.dims, others.dims]),
+        )
 
     def joined(self, evaluator: PlanEvaluator, contents: IntArray, pieces: IntArray) -> _Contents:
         """Some of them, each with a piece, `[p]` each; predicted in one batch."""
@@ -230,7 +237,7 @@ class _Contents(NamedTuple):
 
 def _pairs(
     held: IntArray, pieces: IntArray, wanted: BoolArray, num_contents: int
-) -> tuple[tuple[IntArray, IntArray], IntArray]:
+) -> tuple[IntArray, IntArray, IntArray]:
     """Different pairs of what a device holds and the piece that may come.
 
     Args:
@@ -240,12 +247,14 @@ def _pairs(
         num_contents: Contents there are.
 
     Returns:
-        Contents and pieces of the pairs, `[p]` each, and the pair of every wanted device in turn.
+        Contents and pieces of the pairs, `[p] int64` each, and the pair of each device, `[a, w]`;
+        NOTHING where it is not wanted.
     """
     distinct, index = np.unique(pieces, return_inverse=True)
     keys = (held + (index * num_contents)[:, None])[wanted]
     met = np.zeros(len(distinct) * num_contents, dtype=bool)
     met[keys] = True
     found = np.flatnonzero(met)
-    number = np.cumsum(met) - 1
-    return (found % num_contents, distinct[found // num_contents]), number[keys]
+    pair_of = np.full(held.shape, NOTHING, dtype=np.int64)
+    pair_of[wanted] = (np.cumsum(met) - 1)[keys]
+    return found % num_contents, distinct[found // num_contents], pair_of
