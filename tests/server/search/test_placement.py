@@ -113,8 +113,8 @@ def test_what_devices_hold_alike_is_predicted_once_for_all_lanes():
     assert np.isfinite(placed.cost_ms).all()
     for batch in Recorder.batches:
         assert len(np.unique(batch, axis=0)) == len(batch)
-    # with one group for each lane there would be a row for each device
-    assert sum(map(len, Recorder.batches)) < 3 * len(caps) * 4 * len(tables) / 4
+    # of four devices in each lane and step, most are like another
+    assert sum(map(len, Recorder.batches)) < 3 * len(caps) * len(tables)
 
 
 def test_the_cost_of_a_placement_is_the_cost_of_its_plan():
