@@ -58,7 +58,8 @@ def _how() -> list[str]:
         "with the cheapest plan that any side of no more sharding types found for the task; each",
         "comparison takes the tasks for which both sides have a plan, and *plans* says how many of",
         "the tasks asked those are. A side is asked",
-        "fewer tasks where an answer takes long. Where `annealing` falls behind LOCAL_SEARCH, being",
+        "fewer tasks where an answer takes long. "
+        "Where `annealing` falls behind LOCAL_SEARCH, being",
         "near the best found says little. CPU times are of the code that gave each kept answer,",
         "some of it older than this commit, and beside other work on the machine.",
         "",
