@@ -35,8 +35,21 @@ def device_ms(work, count, fixed_ms):
 
 
 @_njit
-def transfer_ms(dims, per_host, comm):
-    """One all-to-all; as `roofline.comm`, for `comm` as `annealing.comm_constants` makes it."""
+def soft_maximum(values, softness):
+    """What is less than the largest by so much counts 1 / e of it."""
+    most = values.max()
+    total = 0.0
+    for value in values:
+        total += math.exp((value - most) / softness)
+    return most + softness * math.log(total)
+
+
+@_njit
+def transfer_ms(dims, per_host, comm, softness_ms=0.0):
+    """One all-to-all; as `roofline.comm`, for `comm` as `annealing.comm_constants` makes it.
+
+    With a softness there is more to it than the device with most to send: a soft maximum.
+    """
     w = len(dims)
     if w == 1:
         return 0.0
@@ -46,14 +59,18 @@ def transfer_ms(dims, per_host, comm):
         total += dims[d]
     local, remote = 0.0, 0.0
     for host in range(w // per_host):
-        on_host, most = 0.0, 0.0
-        least = math.inf
+        on_host, least = 0.0, math.inf
         for d in range(host * per_host, (host + 1) * per_host):
             on_host += dims[d]
-            most = max(most, dims[d])
             least = min(least, dims[d])
-        local = max(local, most * (per_host - 1), on_host - least)
-        remote = max(remote, most * (w - per_host), total - on_host)
+        local = max(local, on_host - least)
+        remote = max(remote, total - on_host)
+    most = dims.max()
+    if softness_ms > 0.0:
+        ms = slice_bytes * max((per_host - 1) / local_rate, (w - per_host) / remote_rate)
+        most = soft_maximum(dims, softness_ms / ms)
+    local = max(local, most * (per_host - 1))
+    remote = max(remote, most * (w - per_host))
     local_ms = slice_bytes * local / local_rate
     remote_ms = slice_bytes * remote / remote_rate
     return latency_ms + (local_ms**overlap + remote_ms**overlap) ** (1.0 / overlap)
@@ -90,17 +107,13 @@ def sum_up(pieces, num_pieces, modes, unit_work, row_work, host_work, bytes_, st
 @_njit
 def energy(compute_ms, transfer, softness_ms):
     """Cost with a soft maximum over devices, so that the second slowest counts a little too."""
-    most = compute_ms.max()
-    total = 0.0
-    for c in compute_ms:
-        total += math.exp((c - most) / softness_ms)
-    return most + softness_ms * math.log(total) + 2.0 * transfer
+    return soft_maximum(compute_ms, softness_ms) + 2.0 * transfer
 
 
 @_njit
 def run(
     steps,
-    temperature_ms,
+    temperatures_ms,
     pieces,
     num_pieces,
     modes,
@@ -113,7 +126,8 @@ def run(
 
     Args:
         steps: Proposals.
-        temperature_ms: Of the Metropolis rule, and the softness of the maximum.
+        temperatures_ms: Of the Metropolis rule; softness of the maximum of computation; of the
+            transfers of the widest device, 0: none.
         pieces: `[p, 3] int64`, changed in place.
         num_pieces: Pieces in use.
         modes: `[n] int64`, changed in place.
@@ -124,10 +138,12 @@ def run(
         row_share: Of proposals that put a table into rows or back.
     """
     memory, per_host, comm, fixed_ms = cluster
+    temperature_ms, softness_ms, dims_softness_ms = temperatures_ms
     w = len(memory)
     now = _sums_of(pieces, num_pieces, modes, tables, cluster)
     trial = (now[0].copy(), now[1].copy(), now[2].copy(), now[3].copy(), now[4].copy())
-    current = energy(now[4], transfer_ms(now[2], per_host, comm), temperature_ms)
+    transfer = transfer_ms(now[2], per_host, comm, dims_softness_ms)
+    current = energy(now[4], transfer, softness_ms)
     edits = np.empty((4, 4), np.int64)
     touched = np.empty(w, np.int64)
     for _ in range(steps):
@@ -149,13 +165,13 @@ def run(
             if num_edits == 0:
                 continue
             num_touched = moves.edit_sums(edits, num_edits, tables, trial, touched)
-        proposed, transfer, fits = current, 0.0, _fits(trial, memory, touched, num_touched)
+        proposed, fits = current, _fits(trial, memory, touched, num_touched)
         if fits:
             for k in range(num_touched):
                 d = touched[k]
                 trial[4][d] = device_ms(trial[0][d], trial[3][d], fixed_ms)
-            transfer = transfer_ms(trial[2], per_host, comm)
-            proposed = energy(trial[4], transfer, temperature_ms)
+            transfer = transfer_ms(trial[2], per_host, comm, dims_softness_ms)
+            proposed = energy(trial[4], transfer, softness_ms)
         change = proposed - current
         if not fits or (change > 0 and np.random.random() >= math.exp(-change / temperature_ms)):
             _copy_devices(now, trial, touched, num_touched)
@@ -168,6 +184,8 @@ def run(
             )
         else:
             num_pieces = moves.apply_pieces(pieces, num_pieces, edits, num_edits)
+        if dims_softness_ms > 0.0:
+            transfer = transfer_ms(now[2], per_host, comm)
         _keep_best(best, pieces, num_pieces, modes, now[4].max() + 2.0 * transfer)
     return num_pieces
 

@@ -53,12 +53,12 @@ class Side:
 
     Attributes:
         name: A file name.
-        key: Of everything that an answer depends on besides the task.
+        key: Of everything that an answer to a task depends on besides the task.
         solve: Answers a task.
     """
 
     name: str
-    key: Callable[[], str]
+    key: Callable[[Task], str]
     solve: Callable[[Task], Answer]
 
     def answer(self, task: Task) -> Answer:
@@ -66,12 +66,12 @@ class Side:
         kept = self.kept(task)
         if kept is None:
             kept = self.solve(task)
-            write(task.name, self.name, self.key(), task.problem, kept)
+            write(task.name, self.name, self.key(task), task.problem, kept)
         return kept
 
     def kept(self, task: Task) -> Answer | None:
         """The kept answer."""
-        return read(task.name, self.name, self.key(), task.problem)
+        return read(task.name, self.name, self.key(task), task.problem)
 
 
 @lru_cache(maxsize=1)
@@ -100,22 +100,39 @@ def _ours(options: SearchOptions) -> Callable[[Task], Answer]:
     return solve
 
 
+def _search_key(_task: Task) -> str:
+    return f"bundle {cost_model().id.version} code {_search_code()}"
+
+
 @lru_cache(maxsize=1)
-def _search_key() -> str:
-    code = digest(planning, search, features, runtime, domain)
-    return f"bundle {cost_model().id.version} code {code}"
+def _search_code() -> str:
+    return digest(planning, search, features, runtime, domain)
 
 
-@lru_cache(maxsize=2)
-def _annealing_key(seconds: float) -> str:
-    """By what the roofline answers, not by its sources: those grow things that change nothing."""
+def _annealing_key(seconds: float, task: Task) -> str:
+    revision = annealing.schedule(task.problem).revision
+    return f"revision {revision}, {seconds:g} s, costs {_roofline_costs()}"
+
+
+@lru_cache(maxsize=1)
+def _roofline_costs() -> list[str]:
+    """What the roofline answers, not its sources: those grow things that change nothing."""
     costs = []
     for row in ROWS.values():
         problem = draw_task(row, 0)
         plan = place_randomly(problem, seed=0)
         if plan:
             costs.append(f"{true_cost(plan, problem).cost_ms:.6g}")
-    return f"revision {annealing.REVISION}, {seconds:g} s, costs {costs}"
+    return costs
+
+
+def _torchrec_key(_task: Task) -> str:
+    return torchrec_planner.version()
+
+
+def _same(_task: Task) -> str:
+    """Of what nothing here changes."""
+    return "1"
 
 
 def _timed(place: Callable[[Task], ShardingPlan | None]) -> Callable[[Task], Answer]:
@@ -171,11 +188,13 @@ SIDES: Mapping[str, Side] = {
         # its semantics are fixed, so that only the models can change its answers
         Side(
             "neuroshard",
-            lambda: f"bundle {cost_model().id.version}",
+            lambda _task: f"bundle {cost_model().id.version}",
             _ours(search_options(Algorithm.NEUROSHARD, COLUMNS_ONLY)),
         ),
-        *(Side(score, lambda: "1", _greedily(score)) for score in SCORES),
-        Side("random", lambda: "1", _timed(lambda task: place_randomly(task.problem, seed=0))),
+        *(Side(score, _same, _greedily(score)) for score in SCORES),
+        Side(
+            "random", lambda _task: "1", _timed(lambda task: place_randomly(task.problem, seed=0))
+        ),
         Side("annealing", partial(_annealing_key, ANNEALING_S), _annealed(ANNEALING_S, seed=0)),
         Side(
             "annealing_long",
@@ -187,7 +206,15 @@ SIDES: Mapping[str, Side] = {
             partial(_annealing_key, ANNEALING_S),
             _annealed(ANNEALING_S, seed=0, in_rows=True),
         ),
-        Side("torchrec", torchrec_planner.version, torchrec_planner.answer(COLUMNS_ONLY)),
-        Side("torchrec_rows", torchrec_planner.version, torchrec_planner.answer(WITH_ROWS)),
+        Side(
+            "torchrec",
+            lambda _task: torchrec_planner.version(),
+            torchrec_planner.answer(COLUMNS_ONLY),
+        ),
+        Side(
+            "torchrec_rows",
+            lambda _task: torchrec_planner.version(),
+            torchrec_planner.answer(WITH_ROWS),
+        ),
     )
 }

@@ -45,7 +45,7 @@ def test_a_side_is_asked_once(task):
         asked.append(task.name)
         return Answer(greedy.place_randomly(task.problem, 0), 0.0)
 
-    side = Side("counting", lambda: "1", solve)
+    side = Side("counting", lambda _task: "1", solve)
     assert side.kept(task) is None
     assert side.answer(task) == side.answer(task)
     assert asked == [task.name]
@@ -60,9 +60,9 @@ def test_sides_answer_with_legal_plans(task, name):
 
 def test_keys_of_the_searches_name_the_bundle():
     version = cost_model().id.version
-    assert version in SIDES["neuroshard"].key()
-    assert version in SIDES["local_search"].key()
-    assert SIDES["local_search"].key() != SIDES["neuroshard"].key()
+    assert version in SIDES["neuroshard"].key(None)
+    assert version in SIDES["local_search"].key(None)
+    assert SIDES["local_search"].key(None) != SIDES["neuroshard"].key(None)
 
 
 def test_a_digest_changes_with_the_source(tmp_path, monkeypatch):
