@@ -9,6 +9,7 @@ from shardwright_costmodel.registry import DEFAULT_BUNDLES_URL, Registry
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_server import planning
 from shardwright_server.search import (
+    annealing,
     baselines,
     local_search,
     objective,
@@ -23,6 +24,7 @@ from shardwright_server.search import (
 from shardwright_server.warm_up import warm_up
 
 ENTRIES = (
+    annealing._walk,
     baselines.place_at_random,
     baselines.place_by_score,
     local_search._cheapest,
@@ -44,7 +46,7 @@ def compiled():
     return [list(loop.signatures) for loop in ENTRIES]
 
 
-def test_no_request_waits_for_a_compiler():
+def test_no_request_waits_for_a_compiler(monkeypatch):
     bundle = Registry(DEFAULT_BUNDLES_URL).load("nvidia-h100-sxm5-80gb")
     warm_up(OnnxCostModel.from_bundle(bundle))
     before = compiled()
@@ -53,6 +55,8 @@ def test_no_request_waits_for_a_compiler():
     for seed in range(3):
         task = random_task(seed, tables=(5, 30), devices=4, memory_gib=64)
         planning.plan(PlanRequest(task, options), FakeCostModel(), deadline_s=None)
+    monkeypatch.setattr(local_search, "_SEVERAL", 100)  # climbs: all problems count as large
+    planning.plan(PlanRequest(task, options), FakeCostModel(), deadline_s=None)
     assert compiled() == before
 
 

@@ -4,8 +4,10 @@
                 they may be copied, with and without copies of the tiniest.
 2. `placing`    All ways are placed greedily at once.
    `packing`    Where none fits into memory, memory alone decides.
-3. `swarm`      climbs from the best of these plans in lockstep. Climbs that fall behind end.
-4. `repack`     Some devices of the latest plan are emptied and filled again in many ways; a swarm
+3. `swarm`      climbs from the best of these plans in lockstep. Climbs that fall behind end. Where
+                there are few climbs, they cut nothing before they have come to an end without.
+4. `annealing`  Where there are few climbs, the best plan is annealed, and one climbs from there.
+5. `repack`     Some devices of the latest plan are emptied and filled again in many ways; a swarm
                 climbs from the best of them. So it goes on until a few times bring nothing.
 
 The larger the problem, the fewer climbs and times; where memory is tight there are more of both,
@@ -24,6 +26,7 @@ from numba import njit
 
 from shardwright.domain import SearchOptions, ShardingPlan
 from shardwright_costmodel.features import FloatArray
+from shardwright_server.search.annealing import Annealer
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.capacity import no_room_error
 from shardwright_server.search.cost import PlanEvaluator
@@ -100,6 +103,10 @@ _SEVERAL = 4
 climbs: a single one hardly levels the dims of a hundred devices. On 24 tasks of 1000 tables for 128
 devices 1.05 instead of 1.2 makes plans 0.3 % cheaper on average; single ones there and on eight of
 500 and 700 tables are 4 % cheaper or 2 % dearer; on 56 of 400 for 32 it changes nothing."""
+_ANNEALED_MOVES, _MOST_ANNEALED = 2500, 500
+"""Moves that annealing tries for each lot, and lots, above which it tries none. On 24 tasks of 400
+tables for 32 devices it makes plans 0.1 % cheaper; on six of 1000 for 128, which have some eight
+units on a device, it changed nothing."""
 _MOST_SPREAD = 6
 _LARGEST, _DEAREST = 5, 6
 """Ways to cut that a swarm of several climbs begins with, too: column cuts with 1 to 6 of the
@@ -149,6 +156,8 @@ class _LocalSearch:
         # cheaper, now and then by a third
         for lanes in self._first_lanes():
             latest = self._swarm(lanes, _FIRST_SWARM_STEPS)
+        if self._has_few_climbs() and len(self._book.lots) <= _MOST_ANNEALED:
+            latest = self._annealed(latest)
         repacker = Repacker(self._lane_book, self._options.seed)
         most_patience = max(_LEAST_PATIENCE, self._effort.patient_lots // len(self._book.lots))
         last_gain = 0
@@ -172,7 +181,7 @@ class _LocalSearch:
         """
         ways = self._ways()
         self._lane_book = LaneBook(self._book)
-        caps = _FEW_CAPS if self._num_climbs() < _SEVERAL else _CAPS
+        caps = _FEW_CAPS if self._has_few_climbs() else _CAPS
         cells = len(self._book.lots) * self._book.num_devices
         most_ways = max(1, _MOST_LANE_CELLS // (cells * len(caps)))
         self._budget.check()
@@ -204,14 +213,26 @@ class _LocalSearch:
         begin = self._lane_book.some(lanes, chosen)
         prices = take_prices(self._lane_book, begin) if prices is None else prices
         hope = self._effort.hope if len(chosen) >= _SEVERAL else math.inf
-        swarm = Swarm(self._lane_book, begin._replace(prices=prices), hope)
-        if not self._budget.plan_found:
-            self._keep(swarm)
-        try:
-            swarm.climb(steps, self._best_ms, self._budget.check)
-        finally:  # out of time, too
-            self._keep(swarm)
-        return self._lane_book.some(swarm.best, np.array([swarm.cost_ms.argmin()]))
+        best = begin._replace(prices=prices)
+        # a hot table that is cut while devices are far from level is not joined again later
+        for whole in (True, False) if root is None and self._has_few_climbs() else (False,):
+            swarm = Swarm(self._lane_book, best, hope, whole=whole)
+            if not self._budget.plan_found:
+                self._keep(swarm)
+            try:
+                swarm.climb(steps, self._best_ms, self._budget.check)
+            finally:  # out of time, too
+                self._keep(swarm)
+            best = swarm.best
+        return self._lane_book.some(best, np.array([swarm.cost_ms.argmin()]))
+
+    def _annealed(self, latest: Lanes) -> Lanes:
+        """A lane after annealing and climbing, or as it was where that is cheaper."""
+        annealer = Annealer(self._lane_book, self._options.seed)
+        num_moves = _ANNEALED_MOVES * len(self._book.lots)
+        slots = annealer.anneal(latest, num_moves, self._budget.check)
+        found = self._swarm(self._lane_book.lanes(slots), _FIRST_SWARM_STEPS)
+        return found if costs_ms(found)[0] < costs_ms(latest)[0] else latest
 
     def _num_moves(self) -> int:
         """Moves of a plan, roughly: swaps of two units, and parts of a unit to any device."""
@@ -223,6 +244,10 @@ class _LocalSearch:
         most = math.isqrt(self._effort.swarm_moves // self._num_moves())
         of_device = _FIRST_CLIMBS if first else _LATER_CLIMBS
         return max(1, min(most, self._effort.most_climbs, of_device * self._book.num_devices))
+
+    def _has_few_climbs(self) -> bool:
+        """Whether the problem is so large that the first swarm has but a few climbs."""
+        return self._num_climbs() < _SEVERAL
 
     def _num_later_swarms(self) -> int:
         """Swarms after the first, at most."""
@@ -273,11 +298,11 @@ class _LocalSearch:
             ways.append(list(cutter.cuts))
             for share in _SHARES:
                 ways += _spaced(cutter.refine(share, most_cuts), _WAYS)
-                if columns_only and self._num_climbs() >= _SEVERAL:
+                if columns_only and not self._has_few_climbs():
                     ways += cutter.spreadings(cutter.cuts, _MOST_SPREAD)
             if not columns_only:
                 ways.append(cutter.all_spread())
-        if self._num_climbs() >= _SEVERAL:
+        if not self._has_few_climbs():
             ways += cutter.halvings(_LARGEST, _DEAREST)
         # what lies on devices says how it is cut
         return list({tuple(cut.kinds for cut in cuts): cuts for cuts in reversed(ways)}.values())[

@@ -35,6 +35,7 @@ from shardwright_server.search.lanes import (
 )
 from shardwright_server.search.objective import (
     SHARP,
+    SHARPEST,
     largest,
     objective_ms,
     power,
@@ -74,7 +75,7 @@ def propose(
         units: Of the problem.
         lanes: The lanes.
         active: `[a] int64`, those looked at.
-        squarings: `[k] int64`, SOFT or SHARP.
+        squarings: `[k] int64`, SOFT, SHARP or SHARPEST.
         sources: Devices of each lane that are looked at, those that add most to the objective.
         count: Moves of a source.
         least_gain: Of the objective, relative.
@@ -101,7 +102,7 @@ class _Around(NamedTuple):
     """The objective around what a lane has now: linear in its two sums of powers.
 
     Attributes:
-        squarings: SOFT or SHARP.
+        squarings: SOFT, SHARP or SHARPEST.
         slowest_ms: Most computation of a device.
         rate: Objective over sum of powers of computation.
         powers: `[w] float64`, of computation over the slowest.
@@ -247,9 +248,16 @@ def _sharp(x: np.float32) -> np.float32:
 
 
 @njit(cache=True)
+def _sharpest(x: np.float32) -> np.float32:
+    """`x ** 4096`."""
+    return _soft(_sharp(x))
+
+
+@njit(cache=True)
 def _unless_slower(merit_ms: np.float32, slowest: np.float32) -> np.float32:
-    """Infinite where a device would be slower than the slowest is now."""
-    return merit_ms if slowest <= np.float32(1.0) else np.float32(np.inf)
+    """Infinite where a device would be slower than the slowest is now, or much wider: NaN, too."""
+    here = slowest <= np.float32(1.0) and merit_ms < np.float32(np.inf)
+    return merit_ms if here else np.float32(np.inf)
 
 
 @njit(cache=True)
@@ -303,7 +311,7 @@ def _note_moves(
     slots, kinds, in_lot, start = laid.slots, laid.kinds, laid.in_lot, laid.start
     of_units, of_devices, ranked = laid.of_units, laid.of_devices, laid.devices
     squarings, slowest_ms, rate, _, widest, dims_rate, _, least_ms = around
-    sharp, merits, fields = squarings == SHARP, moves.merit_ms[row], moves.fields[row]
+    merits, fields = moves.merit_ms[row], moves.fields[row]
     move = np.full(7, NONE)
     for rank in range(sources):
         s = ranked[rank]
@@ -366,7 +374,7 @@ def _note_moves(
                     np.float32(columns),
                     np.float32(rate),
                     np.float32(dims_rate),
-                    sharp,
+                    squarings,
                 )
                 move[OTHER], move[GOES] = NONE, goes
                 worst = min(least_ms, merits[last])
@@ -390,7 +398,7 @@ def _judge_moves(
     columns: np.float32,
     rate: np.float32,
     dims_rate: np.float32,
-    sharp: bool,
+    squarings: int,
 ) -> None:
     """Fills merits of devices: what it promises that a unit goes there; infinite: too slow.
 
@@ -405,14 +413,16 @@ def _judge_moves(
         columns: That leave it.
         rate: Of the objective.
         dims_rate: Of the objective.
-        sharp: Whether the objective is SHARP.
+        squarings: SOFT, SHARP or SHARPEST.
     """
     zero = np.float32(0.0)
     for t in range(of_devices.shape[1]):
         load = of_devices[_LOAD, t] + prices[t] * per_ms
         load = max(alone if of_devices[_LOAD, t] == zero else load, zero)
         a, b = _soft(load), _soft(of_devices[_DIMS, t] + columns)
-        if sharp:
+        if squarings >= SHARP:
+            a, b = _soft(a), _soft(b)
+        if squarings == SHARPEST:
             a, b = _soft(a), _soft(b)
         merit = here_ms + (rate * a + dims_rate * b - of_devices[_TERM, t])
         of_devices[_MERIT, t] = _unless_slower(merit, load)
@@ -439,7 +449,7 @@ def _note_swaps(
     slots, kinds, start = laid.slots, laid.kinds, laid.start
     of_units, of_devices, ranked = laid.of_units, laid.of_devices, laid.devices
     squarings, slowest_ms, rate, _, widest, dims_rate, _, least_ms = around
-    sharp, merits, fields = squarings == SHARP, moves.merit_ms[row], moves.fields[row]
+    merits, fields = moves.merit_ms[row], moves.fields[row]
     w, n = len(ranked), len(slots)
     rows_of_units, loads = _rows(of_units), of_devices[_LOAD]
     with_it = np.empty(w, np.float32)
@@ -485,7 +495,7 @@ def _note_swaps(
                     np.float32(columns),
                     np.float32(rate),
                     np.float32(dims_rate),
-                    sharp,
+                    squarings,
                     np.float32(worst),
                 )
                 if not found:
@@ -528,7 +538,7 @@ def _judge_swaps(
     columns: np.float32,
     rate: np.float32,
     dims_rate: np.float32,
-    sharp: bool,
+    squarings: int,
     worst: np.float32,
 ) -> int:
     """Fills merits of units: what it promises to swap places with them; infinite: too slow.
@@ -545,7 +555,7 @@ def _judge_swaps(
         columns: That leave the source.
         rate: Of the objective.
         dims_rate: Of the objective.
-        sharp: Whether the objective is SHARP.
+        squarings: SOFT, SHARP or SHARPEST.
         worst: What is asked for.
 
     Returns:
@@ -555,8 +565,16 @@ def _judge_swaps(
     zero, found = np.float32(0.0), 0
     begin = np.uint64(first)  # a signed index might count from the end, which no vector can
     count = (end - first + _BLOCK - 1) // _BLOCK * _BLOCK
-    # several loops, so that the compiler need not do the work of two for either
-    if sharp:
+    # several loops, so that the compiler need not do the work of all for each
+    if squarings == SHARPEST:
+        for at in range(count):
+            j = begin + np.uint64(at)
+            a, b = max(left + prices[j], zero), max(loads[j] - own[j], zero)
+            moved = columns - widths[j]
+            c, d = _sharpest(dims - moved), _sharpest(their_dims[j] + moved)
+            merit = rate * (_sharpest(a) + _sharpest(b)) + dims_rate * (c + d)
+            merits[j] = _unless_slower(merit - (term_ms + terms[j]), max(a, b))
+    elif squarings == SHARP:
         for at in range(count):
             j = begin + np.uint64(at)
             a, b = max(left + prices[j], zero), max(loads[j] - own[j], zero)

@@ -3,7 +3,7 @@
 In every step compiled loops look at all moves of all lanes by prices (`proposals`), the cost models
 predict the most promising ones exactly, all lanes in one call, and each lane takes the best that
 touch different devices (`taking`). A lane that finds none looks again with a sharper objective, and
-ends when that finds none, too; of each lane the cheapest plan that it passed is kept.
+ends when the sharpest finds none, too; of each lane the cheapest plan that it passed is kept.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Swarm:
         hope: What climbs are taken to gain yet, relative, at the beginning; half of it after as
             many steps as devices can be halved. A lane ends where more would be needed to match the
             best plan. (So it goes on average on tasks for 4 to 32 devices.)
+        whole: Whether units are left as they are cut.
 
     Attributes:
         best: `k` lanes, the cheapest plan that each has passed.
@@ -46,9 +47,12 @@ class Swarm:
             sum of dims alone.
     """
 
-    def __init__(self, lane_book: LaneBook, lanes: Lanes, hope: float = math.inf) -> None:
-        self._lane_book, self._units, self._lanes = lane_book, lane_book.units, lanes
-        self._hope = hope
+    def __init__(
+        self, lane_book: LaneBook, lanes: Lanes, hope: float = math.inf, *, whole: bool = False
+    ) -> None:
+        self._lane_book, self._lanes, self._hope = lane_book, lanes, hope
+        units = lane_book.units
+        self._units = units._replace(cut=np.zeros_like(units.cut)) if whole else units
         k, w, e = lanes.base.shape
         pairs = lanes.lots.shape[1] ** 2
         self._sources = w if pairs <= _MOST_PAIRS else max(1, w * _MOST_PAIRS // pairs)

@@ -21,6 +21,7 @@ from shardwright_server.search.lanes import (
 from shardwright_server.search.lots import BoolArray
 from shardwright_server.search.objective import (
     SHARP,
+    SHARPEST,
     cost_ms,
     largest,
     power,
@@ -201,7 +202,7 @@ def still_active(
 ) -> IntArray:
     """Of the active lanes, `[a] int64`, those that go on.
 
-    A lane that has not moved gets the sharper objective, or ends if it had that already.
+    A lane that has not moved gets a sharper objective, or ends if it had the sharpest already.
 
     Args:
         active: `[a] int64`.
@@ -216,9 +217,9 @@ def still_active(
         best_ms = min(best_ms, lane_ms)
     for row in range(len(active)):
         lane = active[row]
-        ended = not moved[row] and squarings[lane] == SHARP
+        ended = not moved[row] and squarings[lane] == SHARPEST
         if not moved[row]:
-            squarings[lane] = SHARP
+            squarings[lane] = SHARP if squarings[lane] < SHARP else SHARPEST
         if not ended and cost_ms[lane] <= hopeless * best_ms:
             found[count] = lane
             count += 1

@@ -26,6 +26,7 @@ from shardwright.domain import (
     merge_columns,
 )
 from shardwright_server.errors import NoPlanInTimeError
+from shardwright_server.search import local_search
 from shardwright_server.search.beam import search_beam
 from shardwright_server.search.budget import Budget
 from shardwright_server.search.cost import PlanEvaluator
@@ -85,6 +86,21 @@ def test_every_plan_is_legal_keeps_all_constraints_and_is_found_again(asked, fla
     check_plan(found, task)  # each table covered exactly once, memory of every device
     check_constraints(found, task, options)
     assert search(task, options, FakeCostModel(flat=flat)).plan == found
+
+
+def test_large_problems_are_annealed_and_their_plans_legal_cheaper_and_found_again(monkeypatch):
+    costs = {True: [], False: []}
+    monkeypatch.setattr(local_search, "_SEVERAL", 100)  # climbs: all problems count as large
+    for annealed in (True, False):
+        monkeypatch.setattr(local_search, "_MOST_ANNEALED", 500 * annealed)
+        for seed in range(4):
+            task = random_task(seed, tables=(40, 60), devices=8, memory_gib=8)
+            found = search(task, SearchOptions(sharding_types=EVERYTHING)).plan
+            check_plan(found, task)
+            assert search(task, SearchOptions(sharding_types=EVERYTHING)).plan == found
+            costs[annealed].append(cost_ms(task, found))
+    assert costs[True] != costs[False]
+    assert np.mean(costs[True]) < 1.001 * np.mean(costs[False])
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,7 +18,7 @@ from tests.server.search.test_swarm import (
 
 from shardwright.domain import SearchOptions, ShardingType, TableConstraints
 from shardwright_server.search.lanes import NONE, Moves
-from shardwright_server.search.objective import SHARP, SOFT, costs_ms, objective_ms
+from shardwright_server.search.objective import SHARP, SHARPEST, SOFT, costs_ms, objective_ms
 from shardwright_server.search.proposals import propose
 from shardwright_server.search.slopes import take_prices
 from shardwright_server.search.transfer_curves import END, POINTS
@@ -150,7 +150,7 @@ def merit(swarm, lane, move, squarings):
         ms[target] = units.compute_ms[goes]
     if ms[target] > before.max() or (comes != NONE and ms[source] > before.max()):
         return None
-    if (dims.max() / lanes.dims[lane].max()) ** 2**squarings > np.finfo(np.float32).max:
+    if math.log(dims.max() / lanes.dims[lane].max()) * 2**squarings > 80.0:
         return None  # so much wider than the widest that it promises nothing
     return sum(change(swarm, lane, squarings, np.maximum(ms, 0), np.maximum(dims, 0)))
 
@@ -171,7 +171,7 @@ def gain(before, after, power):
     return ((after / largest) ** power - (before / largest) ** power).sum()
 
 
-@pytest.mark.parametrize("squarings", [SOFT, SHARP])
+@pytest.mark.parametrize("squarings", [SOFT, SHARP, SHARPEST])
 @pytest.mark.parametrize("seed", range(6))
 def test_every_possible_move_is_found_with_what_it_promises(seed, squarings):
     swarm = swarm_of(seed, tables=(10, 14))
@@ -181,9 +181,10 @@ def test_every_possible_move_is_found_with_what_it_promises(seed, squarings):
         for lane, found in enumerate(promised(swarm, squarings)):
             moves = reference(swarm, lane, squarings)
             wanted = {m[1:]: merit(swarm, lane, m, squarings) for m in moves}
-            wanted = {move: ms for move, ms in wanted.items() if ms is not None}
+            wanted = {move: ms for move, ms in wanted.items() if ms is not None and ms < 1e30}
+            found = {move: ms for move, ms in found.items() if ms < 1e30}  # the rest is far wider
             assert found.keys() == wanted.keys()
-            assert wanted
+            assert wanted or squarings == SHARPEST  # which gains nowhere but at the slowest
             for move, ms in wanted.items():
                 assert found[move] == pytest.approx(ms, rel=1e-3, abs=1e-4)
 

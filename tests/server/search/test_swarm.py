@@ -72,6 +72,23 @@ def swarm_from(book, slots, prices=None, hope=math.inf):
     return Swarm(lane_book, lanes._replace(prices=prices), hope)
 
 
+def test_a_swarm_of_whole_units_cuts_none():
+    task = random_task(3, tables=(10, 20), devices=4, memory_gib=64)
+    lane_book = LaneBook(book_of(task))
+    slots = scattered(lane_book.book, 3)
+    kinds = []
+    for whole in (True, False):
+        lanes = lane_book.lanes(slots)
+        begin = lanes._replace(prices=take_prices(lane_book, lanes))
+        swarm = Swarm(lane_book, begin, whole=whole)
+        before_ms = swarm.cost_ms.copy()
+        swarm.climb(500, math.inf, lambda: None)
+        assert (swarm.cost_ms < before_ms).all()
+        kinds.append(swarm.best.kinds)
+    assert (kinds[0] == slots.kinds).all()
+    assert (kinds[1] != slots.kinds).any()
+
+
 def climbed(book, slots, most_steps=500):
     swarm = swarm_from(book, slots)
     swarm.climb(most_steps, math.inf, lambda: None)
