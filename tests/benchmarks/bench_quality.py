@@ -44,7 +44,7 @@ COUNTS: dict[str, dict[str, int]] = {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
         "annealing": 20,
         "annealing_rows": 5,
-        "torchrec": 13,
+        "torchrec": 100,
     },
     "1000x128": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),

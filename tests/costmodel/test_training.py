@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shardwright.domain import REUSE_BINS
-from shardwright_costmodel.bundle import COMPUTE_ENCODER, Bundle
+from shardwright_costmodel.bundle import ALL_REDUCE, COMPUTE_ENCODER, Bundle
 from shardwright_costmodel.dataset import Kind, PartMetadata, write_part
 from shardwright_costmodel.errors import DatasetError, ExportError
 from shardwright_costmodel.features import SHARD_COLUMNS, FloatArray, comm_features
@@ -231,6 +231,21 @@ def test_graphs_agree_with_their_models_on_extreme_inputs(bundle: Bundle) -> Non
         (model.all_reduce_ms(jobs), all_reduce_ms),
     ):
         np.testing.assert_allclose(found, expected[:, 0].numpy(), rtol=1e-4)
+
+
+def test_a_traced_structure_filled_with_other_weights_is_what_is_traced_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every export compares its graph with its model; this, with the exporter's own bytes."""
+    jobs = extreme_jobs(np.random.default_rng(0), 16)
+    first, second = AllReduceModel(), AllReduceModel()
+    with torch.no_grad():
+        for number, weights in enumerate(second.parameters()):
+            weights += 0.1 + 0.01 * number
+    empty = export._export(ALL_REDUCE, first, jobs)
+    filled = export._export(ALL_REDUCE, second, jobs)
+    monkeypatch.setattr(export, "_TRACED", {})
+    assert export._export(ALL_REDUCE, second, jobs) == filled != empty
 
 
 def test_a_graph_that_differs_from_its_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from shardwright_costmodel.bundle import (
@@ -126,6 +126,25 @@ def extreme_jobs(generator: np.random.Generator, count: int) -> FloatArray:
 
 
 def _export(name: str, module: nn.Module, sample: FloatArray) -> bytes:
+    """A graph; tracing takes seconds, so a structure is traced once and filled with weights."""
+    state = module.state_dict()
+    key = (name, type(module), str(module), *((k, v.shape, v.dtype) for k, v in state.items()))
+    if key not in _TRACED:
+        _TRACED[key] = _trace(name, module, sample)
+    model = ModelProto()
+    model.CopyFrom(_TRACED[key])
+    for constant in model.graph.initializer:
+        if constant.name in state:
+            weights = np.ascontiguousarray(state[constant.name].numpy())
+            constant.CopyFrom(numpy_helper.from_array(weights, constant.name))
+    return _without_traces(model)
+
+
+_TRACED: dict[tuple[object, ...], ModelProto] = {}
+"""By all that the structure of a graph depends on."""
+
+
+def _trace(name: str, module: nn.Module, sample: FloatArray) -> ModelProto:
     input_name, output_names = GRAPH_PORTS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -143,7 +162,7 @@ def _export(name: str, module: nn.Module, sample: FloatArray) -> bytes:
             verbose=False,
         )
     assert program is not None, "the dynamo exporter returns a program"
-    return _without_traces(program.model_proto)
+    return program.model_proto
 
 
 def _without_traces(model: ModelProto) -> bytes:

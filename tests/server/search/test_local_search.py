@@ -75,7 +75,7 @@ def constrained(draw: st.DrawFn):
     return task, options
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(asked=constrained(), flat=st.booleans())
 def test_every_plan_is_legal_keeps_all_constraints_and_is_found_again(asked, flat):
     task, options = asked
