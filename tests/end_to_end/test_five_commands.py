@@ -61,7 +61,7 @@ def test_five_commands_lead_from_nothing_to_a_served_bundle(tmp_path: Path) -> N
     with subprocess.Popen(
         shortened(serve), cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     ) as server:
-        deadline = threading.Timer(60, server.kill)
+        deadline = threading.Timer(240, server.kill)  # it may compile the search first
         deadline.start()
         assert server.stderr is not None
         log = ""

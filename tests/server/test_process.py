@@ -137,7 +137,7 @@ def test_console_lines_can_be_read_by_people_and_scripts(bundles: Path, tmp_path
     process = ServerProcess(log, *flags)
     try:
         eventually(lambda: "serving" in log.read_text())
-        (line,) = log.read_text().splitlines()
+        *_, line = log.read_text().splitlines()  # on a slow machine it tells of compiling first
         assert re.search(r"serving .*metrics_port=\d+ port=\d+$", line)
         assert process.stop() == 0
     finally:
