@@ -25,7 +25,7 @@ from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook
 from shardwright_server.search.lanes import NONE, Slots, Units
 from shardwright_server.search.local_search import search_locally
 from shardwright_server.search.lots import SPREADS, LotBook
-from shardwright_server.search.objective import costs_ms
+from shardwright_server.search.objective import SHARPEST, costs_ms
 from shardwright_server.search.placing import place
 from shardwright_server.search.repack import Repacker
 from shardwright_server.search.slopes import take_prices
@@ -72,6 +72,12 @@ def swarm_from(book, slots, prices=None, hope=math.inf):
     return Swarm(lane_book, lanes._replace(prices=prices), hope)
 
 
+def climbed(book, slots, most_steps=500):
+    swarm = swarm_from(book, slots)
+    swarm.climb(most_steps, math.inf, lambda: None)
+    return swarm
+
+
 def test_a_swarm_of_whole_units_cuts_none():
     task = random_task(3, tables=(10, 20), devices=4, memory_gib=64)
     lane_book = LaneBook(book_of(task))
@@ -89,10 +95,11 @@ def test_a_swarm_of_whole_units_cuts_none():
     assert (kinds[1] != slots.kinds).any()
 
 
-def climbed(book, slots, most_steps=500):
-    swarm = swarm_from(book, slots)
-    swarm.climb(most_steps, math.inf, lambda: None)
-    return swarm
+def test_climbs_end_when_the_sharpest_objective_finds_nothing():
+    book = book_of(random_task(3, tables=(10, 20), devices=4, memory_gib=64))
+    swarm = climbed(book, scattered(book, 3))
+    assert not len(swarm._active)
+    assert (swarm._squarings == SHARPEST).all()
 
 
 @pytest.mark.parametrize("seed", range(6))
