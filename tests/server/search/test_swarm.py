@@ -25,11 +25,12 @@ from shardwright_server.search.lane_book import SPARE_SLOTS, LaneBook
 from shardwright_server.search.lanes import NONE, Slots, Units
 from shardwright_server.search.local_search import search_locally
 from shardwright_server.search.lots import SPREADS, LotBook
-from shardwright_server.search.objective import SHARPEST, costs_ms
+from shardwright_server.search.objective import SHARP, SHARPEST, SOFT, costs_ms
 from shardwright_server.search.placing import place
 from shardwright_server.search.repack import Repacker
 from shardwright_server.search.slopes import take_prices
 from shardwright_server.search.swarm import Swarm
+from shardwright_server.search.taking import still_active
 from shardwright_server.search.transfer_curves import END, POINTS, TransferCurves
 
 EVERYTHING = SearchOptions(sharding_types=tuple(ShardingType))
@@ -93,6 +94,15 @@ def test_a_swarm_of_whole_units_cuts_none():
         kinds.append(swarm.best.kinds)
     assert (kinds[0] == slots.kinds).all()
     assert (kinds[1] != slots.kinds).any()
+
+
+def test_a_lane_that_finds_nothing_looks_with_each_sharper_objective_before_it_ends():
+    active, stays = np.array([0]), np.array([False])
+    squarings, seen = np.array([SOFT]), []
+    while len(active):
+        seen.append(int(squarings[0]))
+        active = still_active(active, stays, squarings, np.array([1.0]), math.inf, math.inf)
+    assert seen == [SOFT, SHARP, SHARPEST]
 
 
 def test_climbs_end_when_the_sharpest_objective_finds_nothing():
