@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
+from tests.benchmarks.costs import Costs
 from tests.benchmarks.machine import header, table
 from tests.benchmarks.quality import Judgement, Summary, bias, judge, tasks_of
 from tests.benchmarks.sides import SIDES
@@ -60,7 +61,7 @@ def main(
         for task in () if kept else track(asked, description=name):
             for side in CHOOSERS:
                 SIDES[side].answer(task)
-        judged[name] = judge(asked, CHOOSERS)
+        judged[name] = judge(asked, Costs(), CHOOSERS)
     path = out / f"plan_bias_roofline-h100_{day}.md"
     lines = [
         *header(

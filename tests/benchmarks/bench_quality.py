@@ -14,7 +14,8 @@ from typing import Annotated
 
 import typer
 from rich.progress import track
-from tests.benchmarks.quality import ALL_SIDES, group_names, judge, tasks_of
+from tests.benchmarks.costs import Costs
+from tests.benchmarks.quality import ALL_SIDES, group_names, is_known, judge, tasks_of
 from tests.benchmarks.quality_report import report_lines
 from tests.benchmarks.sides import SIDES, Task
 from tests.benchmarks.tight import NUM_TASKS
@@ -60,31 +61,41 @@ COUNTS: dict[str, dict[str, int]] = {
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
+_Out = Annotated[Path, typer.Option(help="Where results are kept.")]
+
+
 @app.command()
 def solve(
     group: Annotated[list[str], typer.Option(help="Groups of tasks.")] = GROUPS,
     side: Annotated[list[str], typer.Option(help="Sides.")] = _SIDES,
     tasks: Annotated[int, typer.Option(help="At most so many tasks of a group.")] = 1000,
+    out: _Out = RESULTS,
 ) -> None:
-    """Asks the sides what the cache does not hold yet."""
+    """Asks the sides what neither their kept answers nor the kept costs tell yet."""
+    costs = Costs.read(out)
     for task, name in track(list(_questions(group, side, tasks)), description="answers"):
-        SIDES[name].answer(task)
+        if not is_known(task, name, costs):
+            SIDES[name].answer(task)
 
 
 @app.command()
 def report(
     day: Annotated[str, typer.Option(help="Date in the file's name.")] = TODAY,
-    out: Annotated[Path, typer.Option(help="Where results are kept.")] = RESULTS,
+    out: _Out = RESULTS,
 ) -> None:
-    """Judges the kept answers and writes the results file."""
+    """Judges the answers and writes the results file, and what each answer was worth."""
+    out.mkdir(parents=True, exist_ok=True)
+    costs = Costs.read(out)
     judged = {
-        group: judge(islice(tasks_of(group), max(COUNTS[group].values())))
+        group: judge(islice(tasks_of(group), max(COUNTS[group].values())), costs)
         for group in track(GROUPS, description="judging")
     }
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"search_quality_roofline-h100_{day}.md"
     path.write_text("\n".join(report_lines(judged)))
-    typer.echo(str(path))
+    answers = (
+        (task, side) for of_group in judged.values() for task in of_group for side in of_group[task]
+    )
+    typer.echo(f"{path}\n{costs.write(out, answers)}")
 
 
 def _questions(groups: list[str], sides: list[str], most: int) -> Iterator[tuple[Task, str]]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from tests.benchmarks.sides import SIDES, Task
+from tests.benchmarks.costs import Costs, Judged
+from tests.benchmarks.sides import SIDES, Task, roofline_costs
 from tests.benchmarks.tasks import ROWS, draw_task, workload, workload_names
 from tests.benchmarks.tight import NUM_TASKS, tight_task
 from tests.benchmarks.truth import true_cost
@@ -44,23 +45,6 @@ def rivals(side: str) -> tuple[str, ...]:
     return (*COLUMN_SIDES, *ROW_SIDES) if side in ROW_SIDES else ALL_SIDES
 
 
-@dataclass(frozen=True)
-class Judged:
-    """An answer and what it is worth.
-
-    Attributes:
-        true_ms: By the roofline; None without a legal plan.
-        predicted_ms: By the side itself; None where it does not say.
-        cpu_s: Process time.
-        note: Why there is no plan.
-    """
-
-    true_ms: float | None
-    predicted_ms: float | None
-    cpu_s: float
-    note: str
-
-
 Judgement = Mapping[str, Mapping[str, Judged]]
 """By task name, then by side; only what was asked."""
 
@@ -80,26 +64,41 @@ def tasks_of(group: str) -> Iterator[Task]:
             index += 1
 
 
-def judge(tasks: Iterable[Task], sides: Sequence[str] = tuple(SIDES)) -> Judgement:
-    """Judges the answers that are kept."""
+def judge(tasks: Iterable[Task], costs: Costs, sides: Sequence[str] = tuple(SIDES)) -> Judgement:
+    """Judges what was answered, and looks the rest up in `costs`; puts there what it judged."""
     found: dict[str, dict[str, Judged]] = {}
     for task in tasks:
-        of_task = {side: _judge(task, side) for side in sides}
+        of_task = {side: _judge(task, side, costs) for side in sides}
         found[task.name] = {side: one for side, one in of_task.items() if one is not None}
     return found
 
 
-def _judge(task: Task, side: str) -> Judged | None:
-    answer = SIDES[side].kept(task)
+def is_known(task: Task, side: str, costs: Costs) -> bool:
+    """Whether a side need not be asked: its answer is kept, or what that was worth."""
+    return (
+        SIDES[side].kept(task) is not None
+        or costs.get(task.name, side, _cost_key(task, side)) is not None
+    )
+
+
+def _cost_key(task: Task, side: str) -> str:
+    """Of everything that the cost of an answer depends on."""
+    return f"{SIDES[side].key(task)}, truth {roofline_costs()}"
+
+
+def _judge(task: Task, side: str, costs: Costs) -> Judged | None:
+    key, answer = _cost_key(task, side), SIDES[side].kept(task)
     if answer is None:
-        return None
+        return costs.get(task.name, side, key)
     true_ms, note = None, answer.note
     if answer.plan is not None:
         try:
             true_ms = true_cost(answer.plan, task.problem).cost_ms
         except DomainError as error:  # a plan that breaks a rule is no plan
             note = f"illegal: {error}"
-    return Judged(true_ms, answer.predicted_ms, answer.cpu_s, note)
+    judged = Judged(true_ms, answer.predicted_ms, answer.cpu_s, note)
+    costs.put(task.name, side, key, judged)
+    return judged
 
 
 @dataclass(frozen=True)

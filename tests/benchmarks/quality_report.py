@@ -55,7 +55,7 @@ def _how() -> list[str]:
         f"(`annealing_long`: {LONG_ANNEALING_S:g} s, with another seed); from 32 devices on it",
         "begins colder, and with softer maxima (`annealing.py`). `*_rows` may also cut",
         "tables in rows, `*_all` also copy them for data-parallel training; `torchrec` is",
-        "EmbeddingShardingPlanner, stopped after 5 minutes. *Over best* compares",
+        "EmbeddingShardingPlanner, killed after 5 minutes of processor time. *Over best* compares",
         "with the cheapest plan that any side of no more sharding types found for the task; each",
         "comparison takes the tasks for which both sides have a plan, and *plans* says how many of",
         "the tasks asked those are. A side is asked",

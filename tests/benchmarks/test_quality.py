@@ -2,7 +2,8 @@
 
 import pytest
 from tests.benchmarks import answers, bench_quality
-from tests.benchmarks.quality import Judged, Summary, against, bias, feasible, over_best, worse_by
+from tests.benchmarks.costs import Costs, Judged
+from tests.benchmarks.quality import Summary, against, bias, feasible, over_best, worse_by
 from tests.benchmarks.quality_report import report_lines
 from typer.testing import CliRunner
 
@@ -72,18 +73,53 @@ def test_a_must_that_holds_on_fewer_tasks_than_it_names_says_so():
     assert line.endswith("| yes, on 1 of 100 tasks |")
 
 
+def test_costs_come_back_as_they_were_kept(tmp_path):
+    found, none = Judged(1.25, 1.5, 0.1, ""), Judged(None, None, 2.0, 'no room, "a", for b')
+    costs = Costs()
+    costs.put("rows/1", "ours", "key", found)
+    costs.put("rows/2", "theirs", "key", none)
+    costs.put("rows/3", "theirs", "key", found)
+    path = costs.write(tmp_path, [("rows/2", "theirs"), ("rows/1", "ours"), ("rows/9", "ours")])
+    again = Costs.read(tmp_path)
+    assert again.get("rows/1", "ours", "key") == found
+    assert again.get("rows/2", "theirs", "key") == none
+    assert again.get("rows/3", "theirs", "key") is None
+    assert again.get("rows/1", "ours", "another key") is None
+    assert [line.split(",")[0] for line in path.read_text().splitlines()[1:]] == [
+        "rows/2",
+        "rows/1",
+    ]
+
+
+def test_a_folder_without_costs_knows_none(tmp_path):
+    assert Costs.read(tmp_path).get("rows/1", "ours", "key") is None
+
+
 def test_a_tiny_run_asks_judges_and_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(answers, "ROOT", tmp_path / "answers")
     counts = {"neuroshard": 2, "local_search": 2, "size": 1}
     monkeypatch.setattr(bench_quality, "COUNTS", {group: counts for group in bench_quality.GROUPS})
     run = CliRunner()
-    asked = run.invoke(bench_quality.app, ["solve", "--group", "10-60x4", "--group", "tight"])
+    out = ["--out", str(tmp_path)]
+    solve = ["solve", "--group", "10-60x4", "--group", "tight", *out]
+    asked = run.invoke(bench_quality.app, solve)
     assert asked.exit_code == 0, asked.output
-    written = run.invoke(
-        bench_quality.app, ["report", "--out", str(tmp_path), "--day", "2026-01-02"]
-    )
+    written = run.invoke(bench_quality.app, ["report", *out, "--day", "2026-01-02"])
     assert written.exit_code == 0, written.output
     text = (tmp_path / "search_quality_roofline-h100_2026-01-02.md").read_text()
     assert "| neuroshard | 2/2 |" in text
     assert "| size | 1/1 |" in text
     assert str(tmp_path) not in text
+
+    # a clone has the costs but not the answers, and knows the same without asking anybody
+    monkeypatch.setattr(answers, "ROOT", tmp_path / "of a clone")
+    assert run.invoke(bench_quality.app, solve).exit_code == 0
+    assert not answers.ROOT.exists()
+    run.invoke(bench_quality.app, ["report", *out, "--day", "2026-01-03"])
+    again = (tmp_path / "search_quality_roofline-h100_2026-01-03.md").read_text()
+    assert "| neuroshard | 2/2 |" in again
+    assert _without_machine(again) == _without_machine(text)
+
+
+def _without_machine(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("- ")]

@@ -1,7 +1,8 @@
 """TorchRec's own planner, EmbeddingShardingPlanner, on meta tensors.
 
-It runs in a process of its own, which is killed after `TIMEOUT_S`. It is told what the roofline
-knows: the profile's bandwidths, pooling factors, the batch. Memory counts as ours does, weights and
+It runs in a process of its own, which is killed after `LIMIT_CPU_S` of processor time, so that
+other work on the machine does not decide whether it answers. It is told what the roofline knows:
+the profile's bandwidths, pooling factors, the batch. Memory counts as ours does, weights and
 optimizer state only: its own estimator adds buffers for inputs and outputs, which would forbid it
 plans that all other sides may take. Column pieces have a quarter of a table's columns (it tries one
 width a table, 128 where it is not told).
@@ -11,9 +12,9 @@ from __future__ import annotations
 
 import pickle
 import resource
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from shardwright_benchmark_worker.roofline import get_profile
 if TYPE_CHECKING:
     from torchrec.distributed.planner.types import ShardingOption
 
-TIMEOUT_S = 300.0
+LIMIT_CPU_S = 300
 _REVISION = 1
 _IN_ROWS = (ShardingType.ROW_WISE.value, ShardingType.TABLE_ROW_WISE.value)
 
@@ -43,22 +44,19 @@ def answer(types: tuple[ShardingType, ...]) -> Callable[[Any], Answer]:
 
 
 def plan_apart(
-    problem: ShardingProblem, types: tuple[ShardingType, ...], timeout_s: float = TIMEOUT_S
+    problem: ShardingProblem, types: tuple[ShardingType, ...], limit_cpu_s: int = LIMIT_CPU_S
 ) -> Answer:
     """Plans in a process of its own; time is that of the process, imports included."""
-    begin_s = time.perf_counter()
     used_s = _children_cpu_s()
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.torchrec_planner"],
-            input=pickle.dumps((problem, types)),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Answer(None, time.perf_counter() - begin_s, note=f"killed after {timeout_s:g} s")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.torchrec_planner", str(limit_cpu_s)],
+        input=pickle.dumps((problem, types)),
+        capture_output=True,
+        check=False,
+    )
     cpu_s = _children_cpu_s() - used_s
+    if done.returncode == -signal.SIGXCPU:
+        return Answer(None, cpu_s, note=f"killed after {limit_cpu_s} s of processor time")
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         return Answer(None, cpu_s, note=lines[-1] if lines else f"exit {done.returncode}")
@@ -185,6 +183,8 @@ def _constraints(problem: ShardingProblem, types: tuple[ShardingType, ...]) -> d
 
 def main() -> None:
     """The process apart: a pickled question on stdin, a pickled answer on stdout."""
+    limit_cpu_s = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_cpu_s, limit_cpu_s + 1))
     question = pickle.loads(sys.stdin.buffer.read())
     out, sys.stdout = sys.stdout, sys.stderr  # libraries print
     out.buffer.write(pickle.dumps(plan_here(*question)))
