@@ -58,7 +58,7 @@ imports: install ## import directions between the folders
 	$(BIN)/lint-imports
 
 test: install    ## set up .venv and run every test that needs no GPU
-	$(BIN)/pytest -m 'not gpu' --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m 'not gpu' --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: lint types imports proto-check test  ## everything CI runs but the demo
 

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 from html_page import HtmlPage
+from typer.testing import CliRunner
 
 from shardwright_costmodel.registry import Registry
 from shardwright_costmodel.runtime import OnnxCostModel
 from shardwright_costmodel.training.checkpoint import Checkpoint
+from shardwright_costmodel.training.cli import app
 
 COMMAND = [str(Path(sys.executable).parent / "shardwright-train")]
 QUICK = ["--epochs", "1", "--max-minutes", "0.02", "--no-report"]
@@ -27,6 +29,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, timeout=240, check=False
     )
+
+
+def run_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In this process, where a second training need not trace its graphs again."""
+    done = CliRunner().invoke(app, arguments)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def test_a_dataset_becomes_a_published_bundle(dataset_url: str, tmp_path: Path) -> None:
@@ -52,14 +60,14 @@ def test_json_holds_the_manifest_and_nothing_else_is_printed(
 ) -> None:
     out = str(tmp_path / "models")
     arguments = ("--data", dataset_url, "--out", out, "--version", "v7", *QUICK, "--json")
-    done = run(*arguments)
+    done = run_here(*arguments)
     payload = json.loads(done.stdout)
     assert payload["url"] == f"{out}/test-machine/v7"
     assert payload["report"] is None
     assert not (Path(out) / "test-machine" / "v7" / "report.html").exists()
     assert payload["manifest"]["version"] == "v7"
     assert {a["quantity"] for a in payload["manifest"]["accuracy"]} >= {"compute", "forward_comm"}
-    again = run(*arguments)
+    again = run_here(*arguments)
     assert again.stdout == ""
     assert_one_line(again, f"{out} already holds test-machine v7; choose another --version")
 
@@ -69,7 +77,7 @@ def test_a_training_promotes_what_is_not_worse_and_says_what_is(
 ) -> None:
     out = tmp_path / "models"
     arguments = ("--data", dataset_url, "--out", str(out), *QUICK)
-    first = run(*arguments, "--version", "a", "--no-promote", "--json")
+    first = run_here(*arguments, "--version", "a", "--no-promote", "--json")
     assert first.returncode == 0
     assert json.loads(first.stdout)["default_version"] == "a", "there is no other"
     assert Registry(str(out)).promotions("test-machine") is None
@@ -80,7 +88,7 @@ def test_a_training_promotes_what_is_not_worse_and_says_what_is(
         accuracy["mape_percent"] = 0.001
     manifest.write_text(json.dumps(payload))
 
-    refused = run(*arguments, "--version", "b")
+    refused = run_here(*arguments, "--version", "b")
     assert refused.returncode == 3
     assert "published b at" in refused.stdout
     assert "not promoted: a goes on serving test-machine" in refused.stdout
@@ -89,7 +97,7 @@ def test_a_training_promotes_what_is_not_worse_and_says_what_is(
     assert "against 0.00 %, more than the 0.20 % allowed" in line
     assert Registry(str(out)).default_version("test-machine") == "a"
 
-    forced = run(*arguments, "--version", "d", "--force")
+    forced = run_here(*arguments, "--version", "d", "--force")
     assert forced.returncode == 0
     assert "d serves test-machine now" in forced.stdout
     assert Registry(str(out)).default_version("test-machine") == "d"
