@@ -80,22 +80,24 @@ def solve(
 
 @app.command()
 def report(
+    group: Annotated[list[str], typer.Option(help="Groups of tasks.")] = GROUPS,
     day: Annotated[str, typer.Option(help="Date in the file's name.")] = TODAY,
     out: _Out = RESULTS,
 ) -> None:
-    """Judges the answers and writes the results file, and what each answer was worth."""
+    """Judges the answers and writes the results file, and what each answer was worth.
+
+    The file of fewer than all groups has their names in its own.
+    """
     out.mkdir(parents=True, exist_ok=True)
     costs = Costs.read(out)
     judged = {
-        group: judge(islice(tasks_of(group), max(COUNTS[group].values())), costs)
-        for group in track(GROUPS, description="judging")
+        name: judge(islice(tasks_of(name), max(COUNTS[name].values())), costs)
+        for name in track(group, description="judging")
     }
-    path = out / f"search_quality_roofline-h100_{day}.md"
+    of_groups = "" if group == GROUPS else f"{'_'.join(group)}_"
+    path = out / f"search_quality_{of_groups}roofline-h100_{day}.md"
     path.write_text("\n".join(report_lines(judged)))
-    answers = (
-        (task, side) for of_group in judged.values() for task in of_group for side in of_group[task]
-    )
-    typer.echo(f"{path}\n{costs.write(out, answers)}")
+    typer.echo(f"{path}\n{costs.write(out)}")
 
 
 def _questions(groups: list[str], sides: list[str], most: int) -> Iterator[tuple[Task, str]]:

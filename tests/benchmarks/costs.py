@@ -8,7 +8,6 @@ that the cost depends on, and the next run takes from there what still has that 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -57,17 +56,15 @@ class Costs:
                     found._kept[row["task"], row["side"]] = row["key"], one
         return found
 
-    def write(self, folder: Path, order: Iterable[tuple[str, str]]) -> Path:
-        """Writes the lines of these tasks and sides, as far as there are any; returns the file."""
+    def write(self, folder: Path) -> Path:
+        """Writes everything, in the order of tasks; returns the file."""
         path = folder / FILE
         with path.open("w", newline="") as file:
             lines = csv.writer(file, lineterminator="\n")
             lines.writerow(_COLUMNS)
-            for task, side in order:
-                if (task, side) in self._kept:
-                    key, one = self._kept[task, side]
-                    costs = (_digits(one.true_ms), _digits(one.predicted_ms))
-                    lines.writerow((task, side, key, *costs, f"{one.cpu_s:.3g}", one.note))
+            for (task, side), (key, one) in sorted(self._kept.items(), key=_order):
+                costs = (_digits(one.true_ms), _digits(one.predicted_ms))
+                lines.writerow((task, side, key, *costs, f"{one.cpu_s:.3g}", one.note))
         return path
 
     def get(self, task: str, side: str, key: str) -> Judged | None:
@@ -78,6 +75,13 @@ class Costs:
     def put(self, task: str, side: str, key: str, one: Judged) -> None:
         """Keeps it in place of any older one."""
         self._kept[task, side] = _short(key), one
+
+
+def _order(kept: tuple[tuple[str, str], object]) -> tuple[str, int, str, str]:
+    """By group, then by number or name, then by side."""
+    (task, side), _ = kept
+    group, _, name = task.partition("/")
+    return group, int(name) if name.isdigit() else 0, name, side
 
 
 def _short(key: str) -> str:

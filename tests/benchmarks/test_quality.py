@@ -2,7 +2,7 @@
 
 import pytest
 from tests.benchmarks import answers, bench_quality
-from tests.benchmarks.costs import Costs, Judged
+from tests.benchmarks.costs import FILE, Costs, Judged
 from tests.benchmarks.quality import Summary, against, bias, feasible, over_best, worse_by
 from tests.benchmarks.quality_report import report_lines
 from typer.testing import CliRunner
@@ -76,18 +76,19 @@ def test_a_must_that_holds_on_fewer_tasks_than_it_names_says_so():
 def test_costs_come_back_as_they_were_kept(tmp_path):
     found, none = Judged(1.25, 1.5, 0.1, ""), Judged(None, None, 2.0, 'no room, "a", for b')
     costs = Costs()
-    costs.put("rows/1", "ours", "key", found)
-    costs.put("rows/2", "theirs", "key", none)
-    costs.put("rows/3", "theirs", "key", found)
-    path = costs.write(tmp_path, [("rows/2", "theirs"), ("rows/1", "ours"), ("rows/9", "ours")])
+    costs.put("rows/10", "theirs", "key", none)
+    costs.put("rows/9", "ours", "old key", none)
+    costs.put("rows/9", "ours", "key", found)
+    path = costs.write(tmp_path)
     again = Costs.read(tmp_path)
-    assert again.get("rows/1", "ours", "key") == found
-    assert again.get("rows/2", "theirs", "key") == none
-    assert again.get("rows/3", "theirs", "key") is None
-    assert again.get("rows/1", "ours", "another key") is None
-    assert [line.split(",")[0] for line in path.read_text().splitlines()[1:]] == [
-        "rows/2",
-        "rows/1",
+    assert again.get("rows/9", "ours", "key") == found
+    assert again.get("rows/10", "theirs", "key") == none
+    assert again.get("rows/9", "theirs", "key") is None
+    assert again.get("rows/9", "ours", "old key") is None
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == [
+        "task",
+        "rows/9",
+        "rows/10",
     ]
 
 
@@ -117,8 +118,15 @@ def test_a_tiny_run_asks_judges_and_writes(tmp_path, monkeypatch):
     assert not answers.ROOT.exists()
     run.invoke(bench_quality.app, ["report", *out, "--day", "2026-01-03"])
     again = (tmp_path / "search_quality_roofline-h100_2026-01-03.md").read_text()
-    assert "| neuroshard | 2/2 |" in again
     assert _without_machine(again) == _without_machine(text)
+
+    # of one group, and what the others were worth is not forgotten
+    kept = (tmp_path / FILE).read_text()
+    run.invoke(bench_quality.app, ["report", "--group", "tight", *out, "--day", "2026-01-04"])
+    tight = (tmp_path / "search_quality_tight_roofline-h100_2026-01-04.md").read_text()
+    assert "bench_quality report --group tight" in tight
+    assert "## Tight tasks" in tight and "## 10-60x4" not in tight
+    assert (tmp_path / FILE).read_text() == kept
 
 
 def _without_machine(text: str) -> list[str]:
