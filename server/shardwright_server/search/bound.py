@@ -53,9 +53,9 @@ it both transfers of every device. An all-reduce costs what it costs where the c
 fixed, and is taken to be free where they are not.
 
 The bound is the largest bound of the computation plus both transfers, raised by what a plan below
-it could not do (`tightening`). Predictions are rounded to float32: `SUM_SLACK` covers the rounding
-of sums of up to 1600 encodings, in any order, before a nondecreasing function; `MODEL_SLACK` that
-of the graphs.
+it could not do (`tightening`): there, tables that must be cut in rows lie on every device, and so
+do their peaks. Predictions are rounded to float32: `SUM_SLACK` covers the rounding of sums of up to
+1600 encodings, in any order, before a nondecreasing function; `MODEL_SLACK` that of the graphs.
 
 The bound is weak where whole tables cannot be spread evenly, and where floors lie well below the
 models.
@@ -74,7 +74,7 @@ from shardwright_server.search.cost_model import CostModel
 from shardwright_server.search.least_work import LeastWork, least_work
 from shardwright_server.search.pieces import Float64Array
 from shardwright_server.search.reach import Reach
-from shardwright_server.search.tightening import Tangent, tightened_ms
+from shardwright_server.search.tightening import Average, Tangent, tightened_ms
 
 SUM_SLACK = 1e-4
 MODEL_SLACK = 1e-5
@@ -121,10 +121,18 @@ def lower_bound_ms(
 
     bound_ms = compute_ms + transfer_ms(work.dims)
     on_step()
-    if work.ways is not None:
-        tangent = _tangent(cost_model, average[0], peaks.shape[1], num_devices, transfer_ms)
+    if work.ways:
         bound_ms = tightened_ms(
-            bound_ms, work, work.ways, tangent, lambda e: _floor_ms(cost_model, e)
+            bound_ms,
+            work,
+            work.ways,
+            average[0, average.shape[1] - peaks.shape[1] :],
+            Average(
+                evaluator.problem.cluster.num_devices,
+                lambda held: _tangent(cost_model, average[0], held, num_devices),
+                transfer_ms,
+                lambda encodings: _floor_ms(cost_model, encodings),
+            ),
         )
     return (1.0 - MODEL_SLACK) * bound_ms
 
@@ -183,14 +191,11 @@ def _most_devices(work: LeastWork, tables: Sequence[int]) -> int:
 
 
 def _tangent(
-    cost_model: CostModel,
-    average: Float64Array,
-    peak_channels: int,
-    num_devices: int,
-    transfer_ms: Callable[[Float64Array], float],
+    cost_model: CostModel, average: Float64Array, peaks: Float64Array, num_devices: int
 ) -> Tangent:
     """Of the average device's floor, where each channel is at its least and peaks are held."""
-    least = (1.0 - SUM_SLACK) * average
+    first_peak = len(average) - len(peaks)
+    least = (1.0 - SUM_SLACK) * np.concatenate([average[:first_peak], peaks])
     least = least.astype(np.float32).astype(np.float64)
     points = (np.concatenate([least[None], least - np.diag(SLOPE_STEP * least)])).astype(np.float32)
     floor_ms = cost_model.compute_floor_ms(points).astype(np.float64).sum(axis=1)
@@ -198,9 +203,9 @@ def _tangent(
     rises_ms = np.maximum(0.0, floor_ms[0] - floor_ms[1:] - 2.0 * FLOOR_ROUNDING * floor_ms[0])
     steps = least - points[1:].diagonal()
     slopes = np.divide(rises_ms, steps, out=np.zeros_like(steps), where=steps > 0)
-    slopes[len(slopes) - peak_channels :] = 0.0
+    slopes[first_peak:] = 0.0
     constant_ms = float(floor_ms[0] - slopes @ least)
-    return Tangent(constant_ms, (1.0 - SUM_SLACK) * slopes / num_devices, transfer_ms)
+    return Tangent(constant_ms, (1.0 - SUM_SLACK) * slopes / num_devices)
 
 
 def _group_devices(evaluator: PlanEvaluator, work: LeastWork) -> Float64Array:
@@ -238,7 +243,7 @@ def _least_dims(evaluator: PlanEvaluator, work: LeastWork, dims: Float64Array) -
     optional = np.flatnonzero(work.copied & ~work.only_copied)
     copy_bytes = {i: problem.replica_bytes(problem.tables[i]) for i in optional.tolist()}
     # copies that save most for their memory, until the smallest device is full
-    for i in sorted(copy_bytes, key=lambda i: copy_bytes[i] / dims[i]):
+    for i in sorted(copy_bytes, key=lambda i: -dims[i] / copy_bytes[i]):
         copied = min(1.0, room / copy_bytes[i])
         room -= copied * copy_bytes[i]
         least += (1.0 - copied) * dims[i]

@@ -11,7 +11,7 @@ from tests.server.search.tiny_problems import sharding_options, tiny_problems
 
 from shardwright.domain import PlanRequest, SearchOptions, ShardingType, TableConstraints
 from shardwright_server.planning import plan
-from shardwright_server.search import least_work, ways
+from shardwright_server.search import least_work, tightening, ways
 from shardwright_server.search.bound import MODEL_SLACK, lower_bound_ms
 from shardwright_server.search.cost import PlanEvaluator
 from shardwright_server.search.tightening import tightened_ms
@@ -91,7 +91,9 @@ def test_a_group_is_bound_to_one_device():
     assert bound(task, model) > 0.99 * max(compute_ms)
 
 
-def test_copies_that_must_be_made_cost_their_all_reduce():
+def test_copies_that_must_be_made_cost_their_all_reduce(monkeypatch):
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", lambda ms, *_: ms)
+
     def asked(rows):
         copied = TableConstraints(sharding_types=(ShardingType.DATA_PARALLEL,))
         return problem([table("a", rows=rows, constraints=copied), table("b")], devices=4)
@@ -144,9 +146,74 @@ def test_a_table_too_hot_for_one_device_raises_the_bound(shipped_cost_model, mon
     assert bound(task, shipped_cost_model) < 0.98 * raised
 
 
+def hot_task(devices=8):
+    """Ever hotter tables, of which the hottest cost less in rows than they alone do whole."""
+    tables = [table(f"hot{i}", rows=10**7, dim=128, pooling=100.0 / (1 + i)) for i in range(4)]
+    tables += [table(f"t{i}", rows=10**6, pooling=10.0 + i % 7) for i in range(30)]
+    return problem(tables, devices=devices)
+
+
+def test_what_lies_on_every_device_is_counted_on_every_device(shipped_cost_model, monkeypatch):
+    task = hot_task()
+    raised = bound(task, shipped_cost_model)
+    result = plan(PlanRequest(task), shipped_cost_model, deadline_s=None)
+    assert raised <= result.cost_ms < 1.3 * raised
+    # neither as heat of the average device, nor beside other pieces
+    monkeypatch.setattr(tightening._Left, "_base", lambda self, _: np.zeros(32))
+    assert bound(task, shipped_cost_model) < 0.9 * raised
+
+
+def test_what_is_left_out_beside_others_raises_the_bound(shipped_cost_model, monkeypatch):
+    raised = bound(hot_task(), shipped_cost_model)
+    monkeypatch.setattr(tightening, "_HOT", 10.0)
+    assert bound(hot_task(), shipped_cost_model) < 0.99 * raised
+
+
+def test_where_no_plan_costs_less_than_a_limit_the_limit_is_a_bound(monkeypatch):
+    # b lies beside a copy of a, wherever it lies
+    copied = TableConstraints(sharding_types=(ShardingType.DATA_PARALLEL,))
+    task = problem([table("a", dim=8, constraints=copied), table("b", dim=8)], devices=4)
+    model = ConvexCostModel(4, waves=0.0)
+    raised = bound(task, model, WHOLE)
+    assert raised <= least_cost_ms(task, WHOLE, model)
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", lambda ms, *_: ms)
+    assert bound(task, model, WHOLE) < 0.9 * raised
+
+
+def test_what_a_limit_leads_to_is_a_bound_where_it_is_not_reached(shipped_cost_model, monkeypatch):
+    monkeypatch.setattr(tightening, "_STEPS", 1)
+    monkeypatch.setattr(tightening, "_FAR", 2.0)
+    raised = bound(hot_task(), shipped_cost_model)
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", lambda ms, *_: ms)
+    first = bound(hot_task(), shipped_cost_model)
+    assert 1.02 * first < raised < 1.9 * first
+
+
+@pytest.mark.parametrize(
+    ("devices", "on_host", "count", "kind"),
+    [(2, 2, 4, None), (3, 3, 3, None), (4, 2, 3, ShardingType.TABLE_ROW_WISE)],
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_no_legal_plan_of_hot_tables_undercuts_the_bound(
+    devices, on_host, count, kind, seed, shipped_cost_model
+):
+    draw = np.random.default_rng(seed)
+    hot = TableConstraints(sharding_types=(kind,) if kind else ())
+    tables = [table("hot", rows=10**6, dim=8, pooling=draw.uniform(100, 1000), constraints=hot)]
+    tables += [
+        table(f"t{i}", rows=int(draw.integers(1, 10**6)), dim=8, pooling=draw.uniform(1, 60))
+        for i in range(1, count)
+    ]
+    task = problem(tables, devices=devices, devices_per_host=on_host)
+    options = ANY_TYPE if seed % 2 else SearchOptions()
+    least = least_cost_ms(task, options, shipped_cost_model)
+    assert 0.5 * least < bound(task, shipped_cost_model, options) <= least
+
+
 def test_hot_rows_that_no_device_escapes_raise_the_bound(shipped_cost_model, monkeypatch):
     # without a histogram a table is taken to be Zipf: each has a row that is hit all the time
     task = problem([table(f"t{i}", rows=10**6, pooling=5.0 + i % 7) for i in range(30)], devices=8)
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", lambda ms, *_: ms)
     raised = bound(task, shipped_cost_model)
     assert raised <= plan(PlanRequest(task), shipped_cost_model, deadline_s=None).cost_ms
     nothing = np.zeros((30, shipped_cost_model.peak_channels), np.float32)
@@ -161,6 +228,14 @@ def test_tables_too_wide_to_look_at_weaken_a_bound_only():
     task = problem([*narrow, wide], devices=2)
     result = plan(PlanRequest(task), model, deadline_s=None)
     assert bound(problem(narrow, devices=2), model) < result.lower_bound_ms <= result.cost_ms
+
+
+def test_a_job_of_tables_too_wide_to_look_at_has_a_bound():
+    model = ConvexCostModel(5)
+    task = problem([table("wide", dim=4 * (least_work.MAX_UNITS + 1))], devices=2)
+    columns = SearchOptions(sharding_types=(ShardingType.COLUMN_WISE,))
+    result = plan(PlanRequest(task, columns), model, deadline_s=None)
+    assert 0 < result.lower_bound_ms <= result.cost_ms
 
 
 def test_the_bound_of_tables_in_any_order_is_the_same(shipped_cost_model):
