@@ -63,8 +63,9 @@ class Costs:
             lines = csv.writer(file, lineterminator="\n")
             lines.writerow(_COLUMNS)
             for (task, side), (key, one) in sorted(self._kept.items(), key=_order):
-                costs = (_digits(one.true_ms), _digits(one.predicted_ms))
-                lines.writerow((task, side, key, *costs, f"{one.cpu_s:.3g}", one.note))
+                # all digits, so that a report comes out the same; nothing for None
+                costs = one.true_ms, one.predicted_ms, one.cpu_s
+                lines.writerow((task, side, key, *costs, one.note))
         return path
 
     def get(self, task: str, side: str, key: str) -> Judged | None:
@@ -90,7 +91,3 @@ def _short(key: str) -> str:
 
 def _number(text: str) -> float | None:
     return float(text) if text else None
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.8g}"
