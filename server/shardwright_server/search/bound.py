@@ -133,6 +133,7 @@ def lower_bound_ms(
                 transfer_ms,
                 lambda encodings: _floor_ms(cost_model, encodings),
             ),
+            on_step,
         )
     return (1.0 - MODEL_SLACK) * bound_ms
 

@@ -72,7 +72,12 @@ class Average:
 
 
 def tightened_ms(
-    bound_ms: float, work: LeastWork, ways: list[Way], peaks: Float64Array, average: Average
+    bound_ms: float,
+    work: LeastWork,
+    ways: list[Way],
+    peaks: Float64Array,
+    average: Average,
+    on_step: Callable[[], None],
 ) -> float:
     """A lower bound that is at least the given one.
 
@@ -82,11 +87,12 @@ def tightened_ms(
         ways: All ways to cut them.
         peaks: `[c] float64`, that every device has which holds anything.
         average: Of any plan.
+        on_step: Called often; may raise to stop.
     """
     left = _Left(work, ways, peaks, average)
     low_ms, high_ms, limit_ms = bound_ms, math.inf, _FAR * bound_ms
     for _ in range(_STEPS):
-        reached_ms = left.reached_ms(limit_ms)
+        reached_ms = left.reached_ms(limit_ms, on_step)
         if reached_ms >= limit_ms:
             low_ms, high_ms = limit_ms, min(high_ms, reached_ms)
         else:
@@ -123,14 +129,16 @@ class _Left:
         floors_ms, transfer_ms = average.floor_ms(self._encodings), average.transfer_ms(work.dims)
         self._above = floors_ms, np.zeros(len(work.total), dtype=bool), np.zeros(e), transfer_ms
 
-    def reached_ms(self, limit_ms: float) -> float:
+    def reached_ms(self, limit_ms: float, on_step: Callable[[], None]) -> float:
         """What any plan costs at least that costs less than the limit; infinite: there is none.
 
         Args:
             limit_ms: Not above one that was not reached.
+            on_step: Called in every round.
         """
         floors_ms, everywhere, base, transfer_ms = self._above
         for _ in range(_ROUNDS):
+            on_step()
             most_ms = limit_ms - transfer_ms
             left = self._allowed & (floors_ms < most_ms)
             if (self._has_way & ~self._any(left)).any():

@@ -169,6 +169,18 @@ def test_what_is_left_out_beside_others_raises_the_bound(shipped_cost_model, mon
     assert bound(hot_task(), shipped_cost_model) < 0.99 * raised
 
 
+def test_raising_the_bound_can_be_stopped_in_every_round(shipped_cost_model, monkeypatch):
+    def steps():
+        calls = []
+        evaluator = PlanEvaluator(hot_task(), shipped_cost_model)
+        lower_bound_ms(evaluator, ANY_TYPE, shipped_cost_model, lambda: calls.append(None))
+        return len(calls)
+
+    with_rounds = steps()
+    monkeypatch.setattr("shardwright_server.search.bound.tightened_ms", lambda ms, *_: ms)
+    assert with_rounds > steps() + tightening._STEPS
+
+
 def test_where_no_plan_costs_less_than_a_limit_the_limit_is_a_bound(monkeypatch):
     # b lies beside a copy of a, wherever it lies
     copied = TableConstraints(sharding_types=(ShardingType.DATA_PARALLEL,))
