@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from typing import NoReturn
@@ -64,6 +66,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def _exit(message: str, status: int) -> NoReturn:
     _say(message)
+    if "RANK" in os.environ:
+        # taking apart what torch holds takes seconds, in which this rank's connections are closed
+        # already and others, which find it lost, could leave before it with another exit status
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
     sys.exit(status)
 
 
