@@ -50,7 +50,7 @@ COUNTS: dict[str, dict[str, int]] = {
     "1000x128": {
         **dict.fromkeys((*_GREEDY, *_OURS), 100),
         "annealing": 20,
-        "torchrec": 20,
+        "torchrec": 100,
     },
     "workloads": dict.fromkeys((*_GREEDY, *_OURS, "annealing_rows", "annealing_long"), 99)
     | {"torchrec": 99, "torchrec_rows": 99},
