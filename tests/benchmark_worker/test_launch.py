@@ -96,6 +96,25 @@ def test_a_mistake_that_one_rank_sees_outweighs_the_ranks_it_takes_along(tmp_pat
     assert len(of_rank_0) == 1, f"started again:\n{done.stderr}"
 
 
+FAILING = """
+import atexit, sys
+from shardwright_benchmark_worker.cli import main
+atexit.register(lambda: print("taken apart"))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("rank", [{}, {"RANK": "0"}])
+def test_a_rank_that_fails_takes_nothing_apart(rank: dict[str, str], tmp_path: Path) -> None:
+    # that would take seconds, in which other ranks may leave before it
+    mistake = comm(tmp_path / "out", "--timeout-s", "0")
+    command = [sys.executable, "-c", FAILING, *mistake]
+    variables = environment(**rank)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(errors(done.stderr)) == 1, done.stderr
+    assert ("taken apart" in done.stdout) == (not rank)
+
+
 @pytest.mark.parametrize(
     "arguments", [("--no-such-option", "comm"), ("--nproc-per-node", "many", "comm"), ()]
 )
